@@ -312,7 +312,7 @@ PRESETS: dict[str, StepAudioConfig] = {
             max_position_embeddings=4096,
         ),
         AudioEncoderConfig(
-            n_audio_state=160, n_audio_head=5, n_audio_layer=3, llm_dim=192, adapter_state=384
+            n_audio_state=128, n_audio_head=4, n_audio_layer=3, llm_dim=192, adapter_state=384
         ),
         eos_token_ids=(0, 1),
         pad_token_id=0,

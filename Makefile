@@ -1,0 +1,77 @@
+# Every target does its own set-up: a virtual environment, the installation, then the work.
+# Portable to GNU make 3.81, which macOS ships.
+#
+#   PYTHON       interpreter to build with    make test PYTHON=python3.12 VENV=.venv-312
+#   PYTEST_ARGS  more for pytest              make test PYTEST_ARGS="-k mel -x"
+#   TORCH        what `make parity` installs first. On Linux the default brings gigabytes of CUDA
+#                libraries; the CPU build is enough, from a wheel you have
+#                (TORCH=path/to/torch.whl) or from PyTorch's own index
+#                (TORCH="torch==2.13.0+cpu --extra-index-url <the index of CPU builds>")
+
+VENV        ?= .venv
+PARITY_VENV ?= .venv-parity
+TPU_VENV    ?= .venv-tpu
+PYTHON      ?=
+TORCH       ?= torch==2.13.0
+WORKERS     ?= 2
+PYTEST_ARGS ?=
+
+SETUP = PYTHON="$(PYTHON)" sh tools/setup_venv.sh
+SETUP_PARITY = FIRST="$(TORCH)" $(SETUP) "$(PARITY_VENV)" parity,dev
+
+# Another project's paths and pip habits must not leak into ours.
+unexport PYTHONPATH
+unexport PYTHONHOME
+unexport PIP_USER
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test parity test-tpu-backend lint train-tiny bench clean distclean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
+
+setup:  ## only the set-up, with the tools for tests, in .venv
+	@$(SETUP) "$(VENV)" dev
+
+demo:  ## three fresh sound scenes, a question about each, answered by the shipped model
+	@$(SETUP) "$(VENV)"
+	@"$(VENV)/bin/stepaudio" demo
+
+test:  ## the fast tests, on the CPU, without torch
+	@$(SETUP) "$(VENV)" dev
+	"$(VENV)/bin/python" -m pytest -n $(WORKERS) -m "not parity and not tpu_backend and not tpu" $(PYTEST_ARGS)
+
+parity:  ## our numbers against torch and transformers, in .venv-parity
+	@$(SETUP_PARITY)
+	"$(PARITY_VENV)/bin/python" -m pytest -m parity $(PYTEST_ARGS)
+
+test-tpu-backend:  ## compile for TPUs without one, in .venv-tpu (Linux on x86-64)
+	@if [ "$$(uname -s)-$$(uname -m)" != Linux-x86_64 ]; then \
+	  echo "test-tpu-backend: skipped, the TPU compiler (libtpu) exists for Linux on x86-64 only"; \
+	else set -e; \
+	  $(SETUP) "$(TPU_VENV)" tpu,dev; \
+	  JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 "$(TPU_VENV)/bin/python" -m pytest -m tpu_backend $(PYTEST_ARGS); \
+	fi
+
+lint:  ## ruff and pyright
+	@$(SETUP) "$(VENV)" dev
+	"$(VENV)/bin/ruff" check .
+	"$(VENV)/bin/pyright" --pythonpath "$(VENV)/bin/python"
+
+train-tiny:  ## train the shipped model again from its config, into runs/tiny
+	@$(SETUP) "$(VENV)"
+	"$(VENV)/bin/stepaudio" train --config=configs/tiny.py --workdir=runs/tiny
+
+bench:  ## the benchmarks, ours beside a peer, in .venv-parity
+	@$(SETUP_PARITY)
+	@set -e; for script in benchmarks/[a-z]*.py; do \
+	  echo "== $$script"; "$(PARITY_VENV)/bin/python" "$$script"; \
+	done
+
+clean:  ## remove caches, build output and the demo's scenes; runs/ and the venvs stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .jax_cache demo-scenes
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove the virtual environments
+	rm -rf .venv .venv-parity .venv-tpu .venv-312

@@ -1,0 +1,1 @@
+"""One file per runnable thing, each with get_config()."""

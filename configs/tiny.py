@@ -1,0 +1,40 @@
+"""Trains the tiny model that ships with the package, on the miniature world.
+
+Run:       make train-tiny   (stepaudio train --config=configs/tiny.py --workdir=runs/tiny)
+Hardware:  two CPU cores, at most 45 minutes
+Expected:  see stepaudio_jax/assets/tiny/README.md, the card of the shipped checkpoint
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.model = "tiny"
+    config.seed = 0
+    config.steps = 3600
+    config.remat = "none"
+    config.compute_dtype = "float32"
+    config.save_dtype = "bfloat16"
+    config.log_every = 10
+    config.eval_every = 500
+
+    config.tokenizer = ml_collections.ConfigDict({"vocab_size": 1024})
+
+    config.data = ml_collections.ConfigDict()
+    config.data.batch_size = 32
+    config.data.batches_per_group = 4
+    config.data.group_threads = 1
+    config.data.text_share = 0.05
+    config.data.curriculum = ((300, 2), (600, 3), (3600, 5))
+    config.data.buckets = ((80, 36_000), (96, 46_000), (112, 54_000), (136, 64_000), (160, 64_000))
+
+    config.optim = ml_collections.ConfigDict()
+    config.optim.learning_rate = 2e-3
+    config.optim.end_learning_rate = 1e-5
+    config.optim.warmup_steps = 100
+    config.optim.b1 = 0.9
+    config.optim.b2 = 0.98
+    config.optim.weight_decay = 0.05
+    config.optim.clip_norm = 1.0
+    return config

@@ -1,0 +1,147 @@
+"""The one importer of Orbax, and the layout of a checkpoint folder.
+
+    config.json      the release's nested shape (config.StepAudioConfig.to_hf)
+    tokenizer.json   a Hugging Face tokenizer
+    params/          Orbax (OCDBT) arrays, one per parameter, named by module path: decoder.layers.q_proj.kernel
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib import resources
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import nnx
+
+from stepaudio_jax.config import ConfigError, StepAudioConfig
+from stepaudio_jax.models import StepAudio
+from stepaudio_jax.text import Tokenizer, TokenizerError
+
+PARAMS = "params"
+SHIPPED = ("tiny",)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read; the message names the file and what is wrong with it."""
+
+
+def resolve(name: epath.PathLike) -> epath.Path:
+    """The folder of a checkpoint: a path, or the name of one that comes with the package ("tiny")."""
+    if str(name) in SHIPPED:
+        return epath.Path(str(resources.files("stepaudio_jax") / "assets" / str(name)))
+    return epath.Path(name)
+
+
+def save(path: epath.PathLike, model: StepAudio, tokenizer_json: str, *, overwrite: bool = False) -> None:
+    """Writes a checkpoint folder. It appears under its name only when it is whole.
+
+    Raises:
+      CheckpointError: the folder exists and `overwrite` is not set.
+    """
+    path = epath.Path(path).resolve()
+    if path.exists() and not overwrite:
+        raise CheckpointError(f"{path}: exists already; choose another name, or allow overwriting")
+    unfinished = path.parent / f"{path.name}.unfinished"
+    if unfinished.exists():
+        unfinished.rmtree()
+    unfinished.mkdir(parents=True)
+    (unfinished / "config.json").write_text(json.dumps(model.config.to_hf(), indent=2) + "\n")
+    (unfinished / "tokenizer.json").write_text(tokenizer_json)
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(unfinished / PARAMS, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    if path.exists():
+        path.rmtree()
+    unfinished.rename(path)
+
+
+def load(path: epath.PathLike, *, dtype: Any = None) -> tuple[StepAudio, Tokenizer]:
+    """Reads a checkpoint folder, or one that is shipped, by name.
+
+    Args:
+      dtype: of the parameters in memory; None keeps what the file holds.
+
+    Raises:
+      CheckpointError: no such folder, or arrays missing, of another shape or unreadable.
+      ConfigError, TokenizerError: what the message says of config.json or tokenizer.json.
+    """
+    path = resolve(path)
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: no such checkpoint; expected a folder with config.json, tokenizer.json and {PARAMS}/, "
+            f'or the name of one that comes with the package ({", ".join(SHIPPED)})'
+        )
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: expected a folder with config.json, tokenizer.json and {PARAMS}/, found a file")
+    config = StepAudioConfig.read(path)
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.vocab_size > config.decoder.vocab_size:
+        raise TokenizerError(
+            f"{path / 'tokenizer.json'}: has {tokenizer.vocab_size} entries, "
+            f"the model's embedding only {config.decoder.vocab_size}"
+        )
+    return _restore(path, config, dtype), tokenizer
+
+
+def _restore(path: epath.Path, config: StepAudioConfig, dtype: Any) -> StepAudio:
+    folder = path / PARAMS
+    if not folder.exists():
+        raise CheckpointError(f"{folder}: no such folder; the checkpoint has no weights")
+    model = nnx.eval_shape(lambda: StepAudio(config, rngs=nnx.Rngs(0)))
+    abstract = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        try:
+            stored = checkpointer.metadata(folder.resolve()).item_metadata.tree
+            target = _match(abstract, stored, folder, dtype)
+            restored = checkpointer.restore(folder.resolve(), target)
+        except CheckpointError:
+            raise
+        except Exception as error:  # tensorstore and Orbax raise many kinds for a damaged file
+            raise CheckpointError(f"{folder}: cannot be read ({str(error).splitlines()[0]})") from error
+    nnx.update(model, restored)
+    return model
+
+
+def _match(abstract: Any, stored: Any, folder: epath.Path, dtype: Any) -> Any:
+    """What to restore: our tree with the stored dtypes, after checking that names and shapes agree."""
+    ours, theirs = (dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (abstract, stored))
+    ours, theirs = ({_name(k): v for k, v in tree.items()} for tree in (ours, theirs))
+    problems = [f"missing {name}" for name in ours if name not in theirs]
+    problems += [f"unknown {name}" for name in theirs if name not in ours]
+    problems += [
+        f"{name} has shape {tuple(theirs[name].shape)}, the config asks for {ours[name].shape}"
+        for name in ours
+        if name in theirs and tuple(theirs[name].shape) != ours[name].shape
+    ]
+    if problems:
+        raise CheckpointError(f"{folder}: {len(problems)} problems: " + "; ".join(problems[:8]))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree_util.tree_map_with_path(
+        lambda key, leaf: jax.ShapeDtypeStruct(
+            leaf.shape, jnp.dtype(dtype or theirs[_name(key)].dtype), sharding=here
+        ),
+        abstract,
+    )
+
+
+def _name(key: Any) -> str:
+    return ".".join(str(getattr(entry, "key", entry)) for entry in key)
+
+
+class _quiet:
+    """Orbax logs each file at INFO and warns of things that do not concern the reader of one folder."""
+
+    def __enter__(self):
+        self._logger = logging.getLogger("absl")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_):
+        self._logger.setLevel(self._level)
+
+
+__all__ = ["CheckpointError", "ConfigError", "load", "resolve", "save"]

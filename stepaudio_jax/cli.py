@@ -1,0 +1,166 @@
+"""The `stepaudio` command.
+
+    stepaudio demo                        three fresh scenes, heard and answered by the tiny model
+    stepaudio ask FILE… QUESTION          ask about your own sound
+    stepaudio train --config=… --workdir=…
+    stepaudio eval                        examine a checkpoint on held-out scenes
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SAMPLING_FLAGS: dict[str, tuple[type, str]] = {
+    "max_new_tokens": (int, "most tokens to write"),
+    "think_budget": (int, "close the think block after this many tokens"),
+    "temperature": (float, "0 is greedy"),
+    "top_k": (int, "keep the k likeliest tokens; 0 keeps all"),
+    "top_p": (float, "keep the likeliest tokens that together reach this probability"),
+    "min_p": (float, "keep tokens at least this share as likely as the likeliest"),
+    "repetition_penalty": (float, "1 is none"),
+    "seed": (int, "equal seeds give equal replies"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns 0, or 2 after a one-line message for a mistake in the input."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="stepaudio", description="Step-Audio-R1 in JAX")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (define, help_text) in _COMMANDS.items():
+        define(commands.add_parser(name, help=help_text, description=help_text))
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command != "train":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    args.rest = rest
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+    except (ValueError, OSError) as error:  # every mistake in the input is one of these, with its cause as message
+        print(f"stepaudio {args.command}: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _ask_parser(parser: argparse.ArgumentParser):
+    parser.add_argument("sounds_and_question", nargs="+", metavar="FILE… QUESTION")
+    parser.add_argument("--checkpoint", default="tiny", help="a checkpoint folder, or tiny (the default)")
+    for name, (kind, text) in SAMPLING_FLAGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=text)
+    parser.add_argument("--stop", action="append", default=None, help="end where this string appears")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.set_defaults(run=_ask)
+
+
+def _ask(args: argparse.Namespace) -> int:
+    *files, question = args.sounds_and_question
+    from pathlib import Path
+
+    if not files and Path(question).exists():
+        raise ValueError(f'no question: expected FILE… QUESTION, found only the file "{question}"')
+    sampling = {name: value for name in SAMPLING_FLAGS if (value := getattr(args, name)) is not None}
+    if args.stop:
+        sampling["stop"] = tuple(args.stop)
+
+    from stepaudio_jax.audio import load_audio
+    from stepaudio_jax.inference import AudioProgress, Finished, StepAudio, TextDelta
+    from stepaudio_jax.text import Audio
+
+    clips = [Audio(load_audio(file), file) for file in files]  # bad files are refused before any model is loaded
+    model = StepAudio.load(args.checkpoint)
+    start = time.perf_counter()
+    request = model.request(clips, question, **sampling)
+    console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True)
+    part = None
+    columns = (TextColumn("hearing"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task("hearing", total=None, visible=False)
+        for event in model.generate([request]):
+            if isinstance(event, AudioProgress):
+                progress.update(task, completed=event.done, total=event.total, visible=event.total > 1)
+                if event.done == event.total:
+                    progress.stop()
+            elif isinstance(event, TextDelta) and not args.json:
+                if part == "think" != event.part:
+                    console.print("\n")
+                part = event.part
+                console.print(event.text, end="", style="dim" if part == "think" else "bold", markup=False)
+            elif isinstance(event, Finished):
+                done = event.completion
+    if not args.json:
+        console.print()
+        if done.finish_reason == "length":
+            errors.print(f"(stopped after {done.usage.completion_tokens} tokens)", style="yellow")
+        return 0
+    usage = dataclasses.asdict(done.usage)
+    report = {"think": done.think, "answer": done.answer} | usage
+    print(json.dumps(report | {"stop_reason": done.stop_reason, "seconds": round(time.perf_counter() - start, 3)}))
+    return 0
+
+
+def _demo_parser(parser: argparse.ArgumentParser):
+    parser.add_argument("--folder", default="demo-scenes", help="where the scenes are written (default demo-scenes)")
+    parser.add_argument("--seed", type=int, default=None, help="the same scenes again; by default fresh ones")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from stepaudio_jax.demo import run
+
+    return run(args.folder, args.seed)
+
+
+def _train_parser(parser: argparse.ArgumentParser):
+    parser.add_argument("--workdir", required=True, help="folder for the checkpoint and metrics")
+    parser.add_argument("--config", required=True, help="a config file; override with --config.name=value")
+    parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from stepaudio_jax.evals.miniature import examine
+    from stepaudio_jax.training import read_config, train
+
+    path = train(read_config(args.config, args.rest), args.workdir, evaluate=examine)
+    print(f"The checkpoint is in {path}. Ask it: stepaudio ask --checkpoint={path} FILE QUESTION")
+    return 0
+
+
+def _eval_parser(parser: argparse.ArgumentParser):
+    parser.add_argument("--checkpoint", default="tiny", help="a checkpoint folder, or tiny (the default)")
+    parser.add_argument("--per-kind", type=int, default=100, help="scenes of each kind of question (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="which held-out scenes")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.set_defaults(run=_eval)
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from stepaudio_jax.evals.miniature import report
+
+    report(args.checkpoint, args.per_kind, args.seed, args.batch_size, Console(highlight=False))
+    return 0
+
+
+_COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+    "ask": (_ask_parser, "ask a question about sound files"),
+    "demo": (_demo_parser, "render three scenes and let the tiny model answer about them"),
+    "train": (_train_parser, "train by a config file"),
+    "eval": (_eval_parser, "examine a checkpoint on held-out scenes"),
+}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

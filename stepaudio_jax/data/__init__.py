@@ -1,0 +1,5 @@
+"""Conversations to batches."""
+
+from stepaudio_jax.data.examples import Batch, Example, bucket, collate, encode
+
+__all__ = ["Batch", "Example", "bucket", "collate", "encode"]

@@ -1,0 +1,141 @@
+"""The tiny model's examination: held-out scenes, the same with the sound silenced, and what its reasoning heard."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+import numpy as np
+from flax import nnx
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from stepaudio_jax import miniature, models
+from stepaudio_jax.evals.evaluate import Item, Result, Score, evaluate
+from stepaudio_jax.inference import Completion, Generator, Request, SamplingParams, StepAudio
+from stepaudio_jax.text import Audio, Conversation, Tokenizer
+
+HELD_OUT = 1_000_000_007
+"""First part of the seeds of held-out scenes; training draws from seeds (run seed, group)."""
+
+GREEDY = SamplingParams(temperature=0.0, max_new_tokens=160)
+
+
+def held_out_items(per_kind: int, *, seed: int = 0, text: bool = False) -> list[Item]:
+    """So many fresh questions of every kind, the same for the same seed; `text` for the kinds without sound."""
+    items = []
+    for kind in miniature.TEXT_KINDS if text else miniature.KINDS:
+        for index in range(per_kind):
+            rng = np.random.default_rng((HELD_OUT, seed, index, *kind.encode()))
+            make = miniature.make_text_question if text else miniature.make_question
+            question = make(rng, kind)
+            items.append(Item(Request(question.prompt, GREEDY, id=f"{kind}-{seed}-{index}"), question, kind))
+    return items
+
+
+def silenced(items: list[Item]) -> list[Item]:
+    """The same questions with every sample of their sound set to zero."""
+    return [
+        dataclasses.replace(
+            item, request=dataclasses.replace(item.request, conversation=_silence(item.request.conversation))
+        )
+        for item in items
+    ]
+
+
+def score_answer(completion: Completion, question: miniature.Question) -> float:
+    """1 if the answer is right and the think block was closed, else 0."""
+    return float(completion.complete and miniature.is_correct(completion.answer, question.answer))
+
+
+def event_scores(result: Result) -> tuple[float, float]:
+    """Shares of events heard right over all reasoning traces: by kind and order, and in every word."""
+    scores = [miniature.score_events(done.think, item.truth.scene) for item, done, _ in result.answers]
+    total = sum(score.total for score in scores)
+    return sum(score.kinds for score in scores) / total, sum(score.details for score in scores) / total
+
+
+def majority_rates(items: list[Item]) -> dict[str, float]:
+    """For each kind, how often the commonest answer is right."""
+    answers: dict[str, collections.Counter] = {}
+    for item in items:
+        answers.setdefault(item.group, collections.Counter())[item.truth.answer] += 1
+    return {kind: max(counts.values()) / counts.total() for kind, counts in answers.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """One kind with the sound silenced: its score, the majority answer's rate, and how many standard errors apart."""
+
+    score: Score
+    majority: float
+
+    @property
+    def standard_errors(self) -> float:
+        return (self.score.mean - self.majority) / (self.majority * (1 - self.majority) / self.score.n) ** 0.5
+
+
+def controls(result: Result) -> dict[str, Control]:
+    """Each kind of a silenced run against its majority rate."""
+    rates = majority_rates([item for item, _, _ in result.answers])
+    return {kind: Control(score, rates[kind]) for kind, score in result.groups.items()}
+
+
+def control_table(result: Result) -> Table:
+    table = Table(title="the same questions, silenced")
+    for column in ("kind", "n", "accuracy", "majority", "standard errors apart"):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    for kind, control in controls(result).items():
+        table.add_row(
+            kind,
+            str(control.score.n),
+            f"{control.score.mean:.3f}",
+            f"{control.majority:.3f}",
+            f"{control.standard_errors:+.1f}",
+        )
+    return table
+
+
+def _silence(conversation: Conversation) -> Conversation:
+    turns = []
+    for turn in conversation.turns:
+        parts = tuple(
+            dataclasses.replace(part, samples=np.zeros_like(part.samples)) if isinstance(part, Audio) else part
+            for part in turn.parts
+        )
+        turns.append(dataclasses.replace(turn, parts=parts))
+    return dataclasses.replace(conversation, turns=tuple(turns))
+
+
+def examine(model: models.StepAudio, tokenizer: Tokenizer, *, per_kind: int = 12) -> dict[str, float]:
+    """A quick look at a model in training: accuracy overall, and events heard right."""
+    generator = Generator(nnx.clone(model), tokenizer, batch_size=32)
+    result = evaluate(generator.generate, held_out_items(per_kind, seed=1), score_answer)
+    kinds, details = event_scores(result)
+    return {"eval_accuracy": result.overall.mean, "eval_events": kinds, "eval_details": details}
+
+
+def report(checkpoint: str, per_kind: int, seed: int, batch_size: int, console: Console) -> None:
+    """Examines a checkpoint and prints the tables of its card."""
+    model = StepAudio.load(checkpoint, batch_size=batch_size)
+    items = held_out_items(per_kind, seed=seed)
+    text_items = held_out_items(per_kind, seed=seed, text=True)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("asking", total=2 * len(items) + len(text_items))
+        done = 0
+
+        def run(some: list[Item]) -> Result:
+            nonlocal done
+            result = evaluate(
+                model.generate, some, score_answer, progress=lambda n: progress.update(task, completed=done + n)
+            )
+            done += len(some)
+            return result
+
+        heard, mute, text = run(items), run(silenced(items)), run(text_items)
+    kinds, details = event_scores(heard)
+    console.print(heard.table(f"held-out scenes, {checkpoint}"))
+    console.print(f"events in the reasoning: {kinds:.3f} right by kind and order, {details:.3f} in every word\n")
+    console.print(control_table(mute))
+    console.print(text.table("questions without sound"))

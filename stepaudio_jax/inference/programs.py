@@ -1,0 +1,128 @@
+"""The jitted programs of generation, each compiled once per bucket: encode audio, prefill, decode.
+
+A cache slot is a position: the key of position p lies in slot p. So a prompt padded on the right needs no mask (its
+padding lies after every query until it is overwritten), and going back to an earlier position costs nothing.
+
+Prefill runs all tokens of a prompt but the last, which the first decode step runs; one program samples, always.
+
+Shapes: B rows, T prompt bucket, K steps per burst, R feature rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from stepaudio_jax.inference.sampling import SamplingArrays, sample
+from stepaudio_jax.models import StepAudio
+
+
+class Burst(NamedTuple):
+    """What K decode steps give: tokens [B, K], their log-probs [B, K], how many steps ran, and the cache."""
+
+    tokens: Int[Array, "B K"]
+    log_probs: Float[Array, "B K"]
+    steps: Int[Array, ""]
+    cache: Any
+
+
+class Programs:
+    """Compiled functions over one model's weights. `compilations` counts what has been compiled so far."""
+
+    def __init__(self, model: StepAudio, *, vocab_size: int, steps: int, length_rule: str = "hf"):
+        self.graphdef, self.state = nnx.split(model)
+        self.vocab_size, self.steps, self.length_rule = vocab_size, steps, length_rule
+        self._encode = jax.jit(self._encode_fn)
+        self._prefill = jax.jit(self._prefill_fn, static_argnames="cache_length")
+        self._decode = jax.jit(self._decode_fn, donate_argnames="cache")
+        self._grow = jax.jit(self._grow_fn, static_argnames="cache_length")
+
+    @property
+    def compilations(self) -> int:
+        jitted = (self._encode, self._prefill, self._decode, self._grow)
+        return sum(program._cache_size() for program in jitted)
+
+    def encode(self, samples: Float[Array, "X W"], lengths: Int[Array, " X"]) -> Float[Array, "X A E"]:
+        """Audio features of chunks in one bucket shape."""
+        return self._encode(self.state, samples, lengths)
+
+    def prefill(
+        self, tokens: Int[Array, "B T"], slots: Int[Array, "B T"], features: Float[Array, "R E"] | None, cache_length: int
+    ) -> Any:
+        """A cache of `cache_length` slots that holds the prompts."""
+        return self._prefill(self.state, tokens, slots, features, cache_length=cache_length)
+
+    def decode(
+        self,
+        cache: Any,
+        tokens: Int[Array, " B"],
+        positions: Int[Array, " B"],
+        live: Bool[Array, " B"],
+        forced: Int[Array, "B K"],
+        stop_ids: Int[Array, "B S"],
+        seen: Bool[Array, "B V"],
+        params: SamplingArrays,
+    ) -> Burst:
+        """Up to K steps, fewer when every live row has met one of its stop ids.
+
+        Args:
+          cache: given away; use the one that comes back.
+          tokens, positions: each row's last token and where it stands.
+          live: rows that still want tokens.
+          forced: tokens to put in place of sampled ones, −1 for none.
+          stop_ids: padded with −1.
+          seen: tokens in prompt and reply, for the repetition penalty.
+        """
+        return self._decode(self.state, cache, tokens, positions, live, forced, stop_ids, seen, params)
+
+    def grow(self, cache: Any, cache_length: int) -> Any:
+        """The same cache with more slots."""
+        return self._grow(cache, cache_length=cache_length)
+
+    def _model(self, state) -> StepAudio:
+        return nnx.merge(self.graphdef, state)
+
+    def _encode_fn(self, state, samples, lengths):
+        return self._model(state).encode_audio(samples, lengths, length_rule=self.length_rule)
+
+    def _prefill_fn(self, state, tokens, slots, features, cache_length: int):
+        model = self._model(state)
+        embeds = model.embed(tokens, None if features is None else features[None], slots)
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        _, cache = model.decoder(embeds, positions, return_kv=True)
+        return self._grow_fn(cache, cache_length)
+
+    def _grow_fn(self, cache, cache_length: int):
+        return jax.tree.map(
+            lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, cache_length - a.shape[-2]), (0, 0)]), cache
+        )
+
+    def _decode_fn(self, state, cache, tokens, positions, live, forced, stop_ids, seen, params):
+        model = self._model(state)
+        rows = jnp.arange(tokens.shape[0])
+
+        def unfinished(carry):
+            i, _, _, live, *_ = carry
+            return (i < self.steps) & live.any()
+
+        def step(carry):
+            i, cache, tokens, live, seen, out_tokens, out_log_probs = carry
+            at = positions + i
+            hidden, cache = model.decoder.extend(model.decoder.embed(tokens[:, None]), at[:, None], cache)
+            logits = model.decoder.logits(hidden[:, 0])
+            chosen, log_probs = sample(logits, params, seen, at + 1, self.vocab_size)
+            chosen = jnp.where(forced[:, i] >= 0, forced[:, i], chosen)
+            live &= ~(chosen[:, None] == stop_ids).any(-1)
+            seen = seen.at[rows, chosen].set(True)
+            out_tokens = out_tokens.at[:, i].set(chosen)
+            out_log_probs = out_log_probs.at[:, i].set(log_probs[rows, chosen])
+            return i + 1, cache, chosen, live, seen, out_tokens, out_log_probs
+
+        empty = jnp.zeros((tokens.shape[0], self.steps))
+        carry = (jnp.int32(0), cache, tokens, live, seen, empty.astype(jnp.int32), empty)
+        steps, cache, _, _, _, out_tokens, out_log_probs = jax.lax.while_loop(unfinished, step, carry)
+        return Burst(out_tokens, out_log_probs, steps, cache)

@@ -1,0 +1,95 @@
+"""Four lines of use: load a model, ask about sound, read what it thought and answered."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from stepaudio_jax import checkpoints
+from stepaudio_jax.audio import check_samples, load_audio
+from stepaudio_jax.inference.loop import Generator
+from stepaudio_jax.inference.types import Completion, Event, Finished, Request, SamplingParams
+from stepaudio_jax.text import Audio, Conversation, human
+
+Sound = str | epath.PathLike | np.ndarray | Audio
+
+
+class StepAudio:
+    """A loaded model, ready to be asked.
+
+    Example:
+      >>> model = StepAudio.load("tiny")
+      >>> reply = model.ask(["scene.wav"], "How many tones do you hear?")
+      >>> reply.think, reply.answer
+    """
+
+    def __init__(self, generator: Generator, defaults: SamplingParams):
+        self.generator, self.defaults = generator, defaults
+
+    @classmethod
+    def load(cls, checkpoint: epath.PathLike = "tiny", *, dtype: Any = None, batch_size: int = 8) -> StepAudio:
+        """Loads a checkpoint folder, or "tiny", the model that comes with the package.
+
+        Args:
+          dtype: of the weights in memory; by default bfloat16 as served, and float32 on a CPU, which has no fast
+            bfloat16 products.
+
+        Raises:
+          CheckpointError, ConfigError, TokenizerError: what is wrong with the folder, and where.
+        """
+        if dtype is None:
+            dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        model, tokenizer = checkpoints.load(checkpoint, dtype=dtype)
+        return cls(Generator(model, tokenizer, batch_size=batch_size), _defaults(checkpoints.resolve(checkpoint)))
+
+    def ask(self, sounds: Sequence[Sound], question: str, **sampling: Any) -> Completion:
+        """Asks one question about some sounds (paths, or float32 arrays at 16 kHz), heard in the given order.
+
+        Args:
+          sampling: fields of SamplingParams that differ from the checkpoint's defaults.
+
+        Raises:
+          AudioError: a file that cannot be used, and why.
+          PromptError: more sound than the model has positions for.
+        """
+        request = self.request(sounds, question, **sampling)
+        *_, last = self.generate([request])
+        assert isinstance(last, Finished)
+        return last.completion
+
+    def request(self, sounds: Sequence[Sound], question: str, **sampling: Any) -> Request:
+        """The request that `ask` sends, for callers who want its events as they come."""
+        clips = [sound if isinstance(sound, Audio) else _hear(sound) for sound in sounds]
+        params = dataclasses.replace(self.defaults, **sampling)
+        return Request(Conversation((human(*clips, question),)), params)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Event]:
+        return self.generator.generate(requests)
+
+
+def _hear(sound: str | epath.PathLike | np.ndarray) -> Audio:
+    if isinstance(sound, np.ndarray):
+        return Audio(check_samples(sound))
+    return Audio(load_audio(sound), str(sound))
+
+
+def _defaults(path: epath.Path) -> SamplingParams:
+    """Sampling defaults of the checkpoint's generation_config.json, where it has one."""
+    file = path / "generation_config.json"
+    if not file.exists():
+        return SamplingParams()
+    try:
+        values = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise checkpoints.CheckpointError(f"{file}: not JSON ({error})") from None
+    if values.get("do_sample") is False:
+        values["temperature"] = 0.0
+    known = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
+    return SamplingParams(**{name: values[name] for name in known if values.get(name) is not None})

@@ -1,0 +1,299 @@
+"""Questions about scenes, with true answers and the reasoning that leads to them.
+
+Every kind draws its answer first, evenly, and builds a scene for it, so that neither the wording nor the length of
+the sound says anything about the answer. A reasoning trace lists what is heard, in order, then concludes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from stepaudio_jax.miniature import scenes
+from stepaudio_jax.miniature.scenes import Event, Scene
+from stepaudio_jax.text import Audio, Conversation, Turn, assistant, human
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question, its answer, and the whole conversation, whose last turn is the reply to be learnt."""
+
+    kind: str
+    conversation: Conversation
+    answer: str
+    scene: Scene | None = None
+
+    @property
+    def prompt(self) -> Conversation:
+        """The conversation without the reply."""
+        return Conversation(self.conversation.turns[:-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draft:
+    events: list[Event]
+    asked: str
+    reasoning: str
+    answer: str
+    history: tuple[str, str] | None = None
+    """An earlier question about the sound, and its answer."""
+
+
+def make_question(
+    rng: np.random.Generator, kind: str | None = None, *, max_events: int = scenes.MAX_EVENTS, sound: bool = True
+) -> Question:
+    """A question of the given kind (any of KINDS, by default drawn evenly) about a fresh scene.
+
+    Args:
+      max_events: most events of a scene, for a curriculum; kinds that need more use the fewest they can.
+      sound: False leaves the clip empty, for those who want the words only.
+    """
+    kind = kind or KINDS[int(rng.integers(len(KINDS)))]
+    draft = _MAKERS[kind](rng, max_events)
+    scene = scenes.arrange(rng, draft.events)
+    clip = Audio(scenes.render(scene) if sound else np.zeros(0, np.float32), f"{kind} scene")
+    think = f"I hear: {', '.join(event.description for event in scene.events)}. {draft.reasoning}"
+    turns: tuple[Turn, ...] = (human(clip, draft.asked),)
+    if draft.history is not None:
+        earlier, said = draft.history
+        turns = (human(clip, earlier), assistant(said), human(draft.asked))
+    return Question(kind, Conversation((*turns, assistant(draft.answer, think=think))), draft.answer, scene)
+
+
+def make_text_question(rng: np.random.Generator, kind: str | None = None) -> Question:
+    """A question without sound: "sum" or "logic"."""
+    kind = kind or TEXT_KINDS[int(rng.integers(len(TEXT_KINDS)))]
+    asked, think, answer = _TEXT_MAKERS[kind](rng)
+    return Question(kind, Conversation((human(asked), assistant(answer, think=think))), answer)
+
+
+def _count(rng: np.random.Generator, max_events: int) -> _Draft:
+    size = _size(rng, max_events, at_least=3)
+    answer = int(rng.integers(min(3, size) + 1))
+    kind = _kind(rng)
+    events = [_event(rng, kind) for _ in range(answer)] + _fill(rng, size - answer, without=(kind,))
+    asked = _say(rng, "How many {} do you hear?", "How many {} are there?", "Count the {}.", "What is the number of {}?")
+    return _Draft(_shuffle(rng, events), asked.format(_many(kind)), f"{_tally(kind, answer)} So {answer}.", str(answer))
+
+
+def _direction(rng: np.random.Generator, max_events: int) -> _Draft:
+    answer = _pick(rng, scenes.DIRECTIONS)
+    events = [_event(rng, "chirp", trait=answer), *_fill(rng, _size(rng, max_events) - 1, without=("chirp",))]
+    asked = _say(
+        rng,
+        "Is the chirp rising or falling?",
+        "Does the chirp go up or down, rising or falling?",
+        "In which direction does the chirp go?",
+        "What is the direction of the chirp?",
+    )
+    return _Draft(_shuffle(rng, events), asked, f"The chirp is {answer}.", answer)
+
+
+def _loudness(rng: np.random.Generator, max_events: int) -> _Draft:
+    answer, loudness = _first_or_second(rng, "loud", "soft")
+    if rng.random() < 0.5:
+        noun = "sound"
+        events = [_event(rng, None, loudness=each) for each in loudness]
+        events += _fill(rng, _size(rng, max_events, at_least=2) - 2)
+    else:
+        noun = _kind(rng)
+        pair = [_event(rng, noun, loudness=each) for each in loudness]
+        events = _weave(rng, pair, _fill(rng, _size(rng, max_events, at_least=2) - 2, without=(noun,)))
+    asked = _say(
+        rng,
+        "Which {} was louder, the first or the second?",
+        "Was the first or the second {} louder?",
+        "Which was the louder {}, the first or the second?",
+    )
+    return _Draft(events, asked.format(noun), f"First: {loudness[0]}. Second: {loudness[1]}.", answer)
+
+
+def _pitch(rng: np.random.Generator, max_events: int) -> _Draft:
+    answer, pitches = _first_or_second(rng, "high", "low")
+    pair = [_event(rng, "tone", pitch=each) for each in pitches]
+    events = _weave(rng, pair, _fill(rng, _size(rng, max_events, at_least=2) - 2, without=("tone",)))
+    asked = _say(
+        rng,
+        "Which tone was higher, the first or the second?",
+        "Was the first or the second tone higher?",
+        "Which tone had the higher pitch, the first or the second?",
+    )
+    return _Draft(events, asked, f"First: {pitches[0]}. Second: {pitches[1]}.", answer)
+
+
+def _timbre(rng: np.random.Generator, max_events: int) -> _Draft:
+    answer = _pick(rng, scenes.TIMBRES)
+    events = [_event(rng, "tone", trait=answer), *_fill(rng, _size(rng, max_events) - 1, without=("tone",))]
+    asked = _say(
+        rng,
+        "What is the timbre of the tone?",
+        "Is the tone pure, bright or hollow?",
+        "What timbre does the tone have?",
+        "How does the tone sound: pure, bright or hollow?",
+    )
+    return _Draft(_shuffle(rng, events), asked, f"The tone is {answer}.", answer)
+
+
+def _tempo(rng: np.random.Generator, max_events: int) -> _Draft:
+    answer = _pick(rng, ("faster", "slower"))
+    tempos = ("slow", "fast") if answer == "faster" else ("fast", "slow")
+    pair = [_event(rng, "click train", trait=each) for each in tempos]
+    events = _weave(rng, pair, _fill(rng, _size(rng, max_events, at_least=2) - 2, without=("click train",)))
+    asked = _say(
+        rng,
+        "Was the second click train faster or slower than the first?",
+        "Is the second click train faster or slower?",
+        "Compared with the first click train, was the second faster or slower?",
+    )
+    return _Draft(events, asked, f"First: {tempos[0]}. Second: {tempos[1]}.", answer)
+
+
+def _order(rng: np.random.Generator, max_events: int) -> _Draft:
+    answer = _kind(rng)
+    size = _size(rng, max_events, at_least=2)
+    if rng.random() < 0.5:
+        where = _pick(rng, ("first", "second", "last"))
+        place = {"first": 0, "second": 1, "last": size - 1}[where]
+        events = _fill(rng, size)
+        events[place] = _event(rng, answer)
+        asked = _say(rng, "What was the {} sound?", "Which sound came {}?", "What kind of sound was {}?")
+        return _Draft(events, asked.format(where), f"The {where}: {answer}.", answer)
+    before = _kind(rng, without=(answer,))
+    events = _fill(rng, size, without=(before,))
+    place = int(rng.integers(size - 1))
+    events[place], events[place + 1] = _event(rng, before), _event(rng, answer)
+    asked = _say(rng, "What came right after the {}?", "Which sound followed the {}?", "What did you hear right after the {}?")
+    return _Draft(events, asked.format(before), f"After the {before}: {answer}.", answer)
+
+
+def _arithmetic(rng: np.random.Generator, max_events: int) -> _Draft:
+    size = _size(rng, max(max_events, 4), at_least=4)
+    answer = int(rng.integers(4))
+    one = _kind(rng)
+    two = _kind(rng, without=(one,))
+    if rng.random() < 0.5:
+        a = int(rng.integers(answer + 1))
+        b, sign = answer - a, "+"
+        asked = _say(
+            rng,
+            "How many {} and {} are there together?",
+            "How many {} and {} do you hear in all?",
+            "Add the number of {} to the number of {}.",
+        )
+    else:
+        b = int(rng.integers((size - answer) // 2 + 1))
+        a, sign = answer + b, "-"
+        asked = _say(
+            rng,
+            "How many more {} than {} are there?",
+            "How many more {} than {} do you hear?",
+            "Take the number of {}, less the number of {}.",
+        )
+    events = [_event(rng, one) for _ in range(a)] + [_event(rng, two) for _ in range(b)]
+    events += _fill(rng, size - a - b, without=(one, two))
+    reasoning = f"{_tally(one, a)} {_tally(two, b)} {a} {sign} {b} = {answer}."
+    return _Draft(_shuffle(rng, events), asked.format(_many(one), _many(two)), reasoning, str(answer))
+
+
+def _dialogue(rng: np.random.Generator, max_events: int) -> _Draft:
+    size = _size(rng, max(max_events, 3), at_least=3)
+    kind, loudness = _kind(rng), _pick(rng, scenes.LOUDNESS)
+    other = "soft" if loudness == "loud" else "loud"
+    number = int(rng.integers(2, 4))
+    answer = int(rng.integers(3))
+    levels = _shuffle(rng, [loudness] * answer + [other] * (number - answer))
+    named = [_event(rng, kind, loudness=each) for each in levels]
+    events = _weave(rng, named, _fill(rng, size - number, without=(kind,)))
+    earlier = _say(rng, "How many {} do you hear?", "How many {} are there?").format(_many(kind))
+    asked = _say(rng, "And how many of them were {}?", "How many of them are {}?", "And how many of those were {}?")
+    reasoning = f"{_many(kind).capitalize()}: {', '.join(levels)}. {_tally(loudness, answer)} So {answer}."
+    return _Draft(events, asked.format(loudness), reasoning, str(answer), history=(earlier, str(number)))
+
+
+_MAKERS: dict[str, Callable[[np.random.Generator, int], _Draft]] = {
+    "count": _count,
+    "direction": _direction,
+    "loudness": _loudness,
+    "pitch": _pitch,
+    "timbre": _timbre,
+    "tempo": _tempo,
+    "order": _order,
+    "arithmetic": _arithmetic,
+    "dialogue": _dialogue,
+}
+KINDS = tuple(_MAKERS)
+
+
+def _sum(rng: np.random.Generator) -> tuple[str, str, str]:
+    a, b = int(rng.integers(10)), int(rng.integers(10))
+    if rng.random() < 0.5:
+        asked, sign, answer = _say(rng, "What is {} plus {}?", "What is {} + {}?", "Add {} and {}."), "+", a + b
+    else:
+        a, b = max(a, b), min(a, b)
+        asked, sign, answer = _say(rng, "What is {} minus {}?", "What is {} - {}?"), "-", a - b
+    return asked.format(a, b), f"{a} {sign} {b} = {answer}.", str(answer)
+
+
+def _logic(rng: np.random.Generator) -> tuple[str, str, str]:
+    names = [str(name) for name in rng.permutation(["Anna", "Ben", "Carl", "Dora", "Emil"])[:3]]
+    facts = _shuffle(rng, [f"{names[0]} is taller than {names[1]}.", f"{names[1]} is taller than {names[2]}."])
+    answer, word = (names[0], "tallest") if rng.random() < 0.5 else (names[2], "shortest")
+    return f"{' '.join(facts)} Who is the {word}?", f"In order: {', '.join(names)}. The {word}: {answer}.", answer
+
+
+_TEXT_MAKERS = {"sum": _sum, "logic": _logic}
+TEXT_KINDS = tuple(_TEXT_MAKERS)
+
+
+def _many(kind: str) -> str:
+    return kind + "s"
+
+
+def _tally(name: str, number: int) -> str:
+    """Counting aloud: "Tones: 1, 2." """
+    counted = ", ".join(str(i + 1) for i in range(number)) or "none"
+    return f"{(_many(name) if name in scenes.KINDS else name).capitalize()}: {counted}."
+
+
+def _size(rng: np.random.Generator, max_events: int, *, at_least: int = 1) -> int:
+    low = min(at_least, max(max_events, 2)) if at_least > 1 else 1
+    return int(rng.integers(low, max(max_events, low) + 1))
+
+
+def _event(rng: np.random.Generator, kind: str | None, **fixed: str) -> Event:
+    return scenes.random_event(rng, kind, **fixed)
+
+
+def _kind(rng: np.random.Generator, *, without: tuple[str, ...] = ()) -> str:
+    return _pick(rng, [kind for kind in scenes.KINDS if kind not in without])
+
+
+def _fill(rng: np.random.Generator, number: int, *, without: tuple[str, ...] = ()) -> list[Event]:
+    return [_event(rng, _kind(rng, without=without)) for _ in range(number)]
+
+
+def _first_or_second(rng: np.random.Generator, more: str, less: str) -> tuple[str, tuple[str, str]]:
+    answer = _pick(rng, ("the first", "the second"))
+    return answer, ((more, less) if answer == "the first" else (less, more))
+
+
+def _weave(rng: np.random.Generator, ordered: list[Event], others: list[Event]) -> list[Event]:
+    """The others put among the ordered ones at random, these keeping their order."""
+    places = set(rng.permutation(len(ordered) + len(others))[: len(ordered)].tolist())
+    take, rest = iter(ordered), iter(others)
+    return [next(take) if i in places else next(rest) for i in range(len(ordered) + len(others))]
+
+
+def _shuffle(rng: np.random.Generator, items: list) -> list:
+    return [items[i] for i in rng.permutation(len(items))]
+
+
+def _pick(rng: np.random.Generator, options) -> str:
+    options = tuple(options)
+    return options[int(rng.integers(len(options)))]
+
+
+def _say(rng: np.random.Generator, *wordings: str) -> str:
+    return _pick(rng, wordings)

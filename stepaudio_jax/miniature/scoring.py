@@ -1,0 +1,56 @@
+"""How right a reply is: its answer, and each event that its reasoning says it heard."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from stepaudio_jax.miniature.scenes import KINDS, Scene
+
+_LIST = re.compile(r"I hear:\s*(.*?)(?:\.|$)", re.DOTALL)
+
+
+class EventScore(NamedTuple):
+    """Events of a reply against the scene's, place by place.
+
+    Attributes:
+      total: places, the longer of the two lists: a missing event counts as wrong, and so does an invented one.
+      kinds: places whose kind is right.
+      details: places whose whole description is right.
+    """
+
+    total: int
+    kinds: int
+    details: int
+
+
+def normalise(answer: str) -> str:
+    """Lower case, single spaces, without a final period or a leading "the"."""
+    words = answer.lower().strip().rstrip(".").split()
+    return " ".join(words[1:] if words[:1] == ["the"] else words)
+
+
+def is_correct(answer: str, truth: str) -> bool:
+    return normalise(answer) == normalise(truth)
+
+
+def parse_events(think: str) -> list[str]:
+    """The descriptions a reasoning trace lists, in order; none if it has no such list."""
+    match = _LIST.search(think)
+    return [part.strip() for part in match.group(1).split(",") if part.strip()] if match else []
+
+
+def score_events(think: str, scene: Scene) -> EventScore:
+    heard, true = parse_events(think), scene.events
+    pairs = list(zip(heard, true, strict=False))
+    return EventScore(
+        total=max(len(heard), len(true)),
+        kinds=sum(_kind(said) == event.kind for said, event in pairs),
+        details=sum(said == event.description for said, event in pairs),
+    )
+
+
+def _kind(description: str) -> str:
+    return next((kind for kind in KINDS if description.endswith(kind)), "")
+
+

@@ -1,0 +1,128 @@
+"""The Qwen2.5 decoder: grouped-query attention, rotary positions, RMSNorm, SwiGLU.
+
+Shapes: B batch, T tokens, E hidden_size, V vocab_size, H and N query and key/value heads, D head_dim, K cache slots.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from stepaudio_jax.config import DecoderConfig
+from stepaudio_jax.kernels import decode_attention, flash_attention
+from stepaudio_jax.models.layers import (
+    Linear,
+    RMSNorm,
+    apply_rope,
+    matmul,
+    normal,
+    param,
+    rope_tables,
+    run_layers,
+)
+
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm attention (q, k, v with biases, o without) and a SwiGLU feed-forward."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, *, layers: int | None, dtype=jnp.float32):
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.head_dim = config.head_dim
+        wide, narrow = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
+        kw = {"layers": layers, "dtype": dtype}
+        self.input_layernorm = RMSNorm(rngs, hidden, config.rms_norm_eps, **kw)
+        self.q_proj = Linear(rngs, (hidden, wide), ("embed", "heads"), bias=True, **kw)
+        self.k_proj = Linear(rngs, (hidden, narrow), ("embed", "kv_heads"), bias=True, **kw)
+        self.v_proj = Linear(rngs, (hidden, narrow), ("embed", "kv_heads"), bias=True, **kw)
+        self.o_proj = Linear(rngs, (wide, hidden), ("heads", "embed"), bias=False, **kw)
+        self.post_attention_layernorm = RMSNorm(rngs, hidden, config.rms_norm_eps, **kw)
+        self.gate_proj = Linear(rngs, (hidden, inner), ("embed", "mlp"), bias=False, **kw)
+        self.up_proj = Linear(rngs, (hidden, inner), ("embed", "mlp"), bias=False, **kw)
+        self.down_proj = Linear(rngs, (inner, hidden), ("mlp", "embed"), bias=False, **kw)
+
+    def qkv(self, x: Float[Array, "B T E"], cos: Array, sin: Array) -> tuple[Array, Array, Array]:
+        """Rotated queries [B, T, H, D], rotated keys and values [B, T, N, D]."""
+        y = self.input_layernorm(x)
+        q, k, v = (
+            proj(y).reshape(*y.shape[:2], -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return apply_rope(q, cos, sin), apply_rope(k, cos, sin), v
+
+    def finish(self, x: Float[Array, "B T E"], attended: Float[Array, "B T H D"]) -> Float[Array, "B T E"]:
+        """The attention's output projection and the feed-forward, each added to the residual stream."""
+        x = x + self.o_proj(attended.reshape(*x.shape[:2], -1))
+        y = self.post_attention_layernorm(x)
+        return x + self.down_proj(jax.nn.silu(self.gate_proj(y)) * self.up_proj(y))
+
+
+class Decoder(nnx.Module):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, *, dtype=jnp.float32):
+        self.config = config
+        table = (config.vocab_size, config.hidden_size), ("vocab", "embed")
+        self.embed_tokens = param(rngs, normal, *table, None, dtype)
+        self.layers = DecoderLayer(config, rngs, layers=config.num_hidden_layers, dtype=dtype)
+        self.norm = RMSNorm(rngs, config.hidden_size, config.rms_norm_eps, dtype=dtype)
+        self.lm_head = None if config.tie_word_embeddings else param(rngs, normal, *table, None, dtype)
+
+    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T E"]:
+        return self.embed_tokens[...][tokens]
+
+    def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
+        """Float32 logits."""
+        head = self.embed_tokens if self.lm_head is None else self.lm_head
+        return matmul(hidden, head[...].T, preferred_element_type=jnp.float32)
+
+    def __call__(
+        self,
+        embeds: Float[Array, "B T E"],
+        positions: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"] | None = None,
+        *,
+        remat: str = "none",
+        return_kv: bool = False,
+    ) -> Any:
+        """Normed hidden states [B, T, E] of whole sequences; with `return_kv` also each layer's keys and values,
+        [layers, B, N, T, D], laid out as a cache.
+
+        Args:
+          segment_ids: tokens attend within their segment only; 0 is padding.
+        """
+        cos, sin = rope_tables(self.config, positions)
+
+        def step(layer: DecoderLayer, x):
+            q, k, v = layer.qkv(x, cos, sin)
+            out = flash_attention(q, k, v, causal=True, q_segment_ids=segment_ids, kv_segment_ids=segment_ids)
+            kv = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if return_kv else None
+            return layer.finish(x, out), kv
+
+        hidden, kv = run_layers(self.layers, step, embeds, remat=remat)
+        return (self.norm(hidden), kv) if return_kv else self.norm(hidden)
+
+    def extend(
+        self, embeds: Float[Array, "B T E"], positions: Int[Array, "B T"], cache: Any
+    ) -> tuple[Float[Array, "B T E"], Any]:
+        """Runs new tokens against a cache, in which position p lies in slot p, and writes theirs into it.
+
+        Args:
+          positions: consecutive in each row.
+          cache: keys and values, each [layers, B, N, K, D] (a list of pairs when the layers are unstacked).
+        """
+        cos, sin = rope_tables(self.config, positions)
+
+        def write(slots: Float[Array, "B N K D"], new: Float[Array, "B T N D"]) -> Array:
+            new = new.transpose(0, 2, 1, 3)
+            return jax.vmap(lambda row, rows, at: jax.lax.dynamic_update_slice(row, rows, (0, at, 0)))(
+                slots, new, positions[:, 0]
+            )
+
+        def step(layer: DecoderLayer, x, slots):
+            q, k, v = layer.qkv(x, cos, sin)
+            slots = (write(slots[0], k), write(slots[1], v))
+            return layer.finish(x, decode_attention(q, *slots, positions)), slots
+
+        hidden, cache = run_layers(self.layers, step, embeds, cache)
+        return self.norm(hidden), cache

@@ -1,0 +1,118 @@
+"""The Qwen2-Audio encoder: log-mel at 100 Hz in, features at 25 Hz out (MODEL.md §2 and §4).
+
+Shapes: B chunks, F mel frames of the bucket, C = (F−1)//2+1, P = C//2, S n_audio_state.
+
+Chunks of different lengths share a bucket shape, and each must come out as if it were alone. Three things are
+therefore zeroed beyond a chunk's own end, because a convolution looks across it: the mel from frame T, conv1's
+output from frame T, and the encoder's output from row P, which the adaptor reads. Attention masks the rest.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from stepaudio_jax.audio import lengths
+from stepaudio_jax.config import AudioEncoderConfig
+from stepaudio_jax.kernels import flash_attention
+from stepaudio_jax.models.layers import Conv, LayerNorm, Linear, normal, param, run_layers
+
+
+class EncoderLayer(nnx.Module):
+    """Pre-norm bidirectional attention and a GELU feed-forward."""
+
+    def __init__(self, config: AudioEncoderConfig, rngs: nnx.Rngs, *, layers: int | None, dtype=jnp.float32):
+        state, kw = config.n_audio_state, {"layers": layers, "dtype": dtype}
+        self.num_heads = config.n_audio_head
+        self.attn_ln = LayerNorm(rngs, state, **kw)
+        self.query = Linear(rngs, (state, state), ("audio_embed", "audio_heads"), bias=True, **kw)
+        self.key = Linear(rngs, (state, state), ("audio_embed", "audio_heads"), bias=False, **kw)
+        self.value = Linear(rngs, (state, state), ("audio_embed", "audio_heads"), bias=True, **kw)
+        self.out = Linear(rngs, (state, state), ("audio_heads", "audio_embed"), bias=True, **kw)
+        self.mlp_ln = LayerNorm(rngs, state, **kw)
+        self.mlp_up = Linear(rngs, (state, 4 * state), ("audio_embed", "audio_mlp"), bias=True, **kw)
+        self.mlp_down = Linear(rngs, (4 * state, state), ("audio_mlp", "audio_embed"), bias=True, **kw)
+
+    def __call__(
+        self, x: Float[Array, "B C S"], query_ids: Int[Array, "B C"], key_ids: Int[Array, "B C"]
+    ) -> Float[Array, "B C S"]:
+        heads = (*x.shape[:2], self.num_heads, x.shape[2] // self.num_heads)
+        y = self.attn_ln(x)
+        # The release multiplies q and k by head_dim^−0.25 each, which is the usual scale on their product.
+        y = flash_attention(
+            self.query(y).reshape(heads),
+            self.key(y).reshape(heads),
+            self.value(y).reshape(heads),
+            causal=False,
+            q_segment_ids=query_ids,
+            kv_segment_ids=key_ids,
+        )
+        x = x + self.out(y.reshape(x.shape))
+        return x + self.mlp_down(gelu(self.mlp_up(self.mlp_ln(x))))
+
+
+class AudioEncoder(nnx.Module):
+    """conv1 → conv2 (stride 2) → positions → blocks → mean of pairs → LayerNorm."""
+
+    def __init__(self, config: AudioEncoderConfig, rngs: nnx.Rngs, *, dtype=jnp.float32):
+        state = config.n_audio_state
+        self.conv1 = Conv(rngs, (config.n_mels, state), ("mels", "audio_embed"), stride=1, dtype=dtype)
+        self.conv2 = Conv(rngs, (state, state), (None, "audio_embed"), stride=2, dtype=dtype)
+        self.positional_embedding = param(
+            rngs, normal, (config.n_audio_ctx, state), (None, "audio_embed"), None, dtype
+        )
+        self.layers = EncoderLayer(config, rngs, layers=config.n_audio_layer, dtype=dtype)
+        self.after_norm = LayerNorm(rngs, state, dtype=dtype)
+
+    def __call__(
+        self,
+        mel: Float[Array, "B F M"],
+        samples: Int[Array, " B"],
+        *,
+        length_rule: str = "hf",
+        remat: str = "none",
+    ) -> Float[Array, "B P S"]:
+        """Features at 25 Hz; rows at and after a chunk's own P are zero.
+
+        Args:
+          mel: log-mel of each chunk, zero beyond its own T frames.
+          samples: each chunk's length in samples at 16 kHz, from which every other length follows.
+          length_rule: "hf" or "vllm", which frames count as audio in the key mask (MODEL.md §4).
+
+        Raises:
+          ValueError: more frames than the encoder has positions.
+        """
+        frames = lengths.mel_frames(samples)
+        x = mel.astype(self.conv1.kernel.dtype)
+        x = zero_after(gelu(self.conv1(zero_after(x, frames))), frames)
+        x = gelu(self.conv2(x))
+        steps, limit = x.shape[1], self.positional_embedding.shape[0]
+        if steps > limit:
+            raise ValueError(f"mel: {mel.shape[1]} frames need {steps} positions, the encoder has {limit}")
+        x = x + self.positional_embedding[...][:steps]
+
+        key_ids = (jnp.arange(steps) < key_frames(samples, length_rule)[:, None]).astype(jnp.int32)
+        query_ids = jnp.ones_like(key_ids)  # only keys are masked: the last frame is heard by none, yet listens
+        x, _ = run_layers(
+            self.layers, lambda layer, x: (layer(x, query_ids, key_ids), None), x, remat=remat
+        )
+        x = x[:, : steps // 2 * 2]
+        x = x.reshape(x.shape[0], steps // 2, 2, -1).mean(2)
+        return zero_after(self.after_norm(x), lengths.pooled_frames(samples))
+
+
+def key_frames(samples: Int[Array, " B"], length_rule: str) -> Int[Array, " B"]:
+    """Conv2-rate frames that attention may look at: those whose mel frame, every second one starting at
+    (T + 1) % 2, lies before the counted length L."""
+    first = (lengths.mel_frames(samples) + 1) % 2
+    return jnp.maximum((lengths.counted_frames(samples, length_rule) - first + 1) // 2, 0)
+
+
+def gelu(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def zero_after(x: Float[Array, "B T S"], length: Int[Array, " B"]) -> Float[Array, "B T S"]:
+    return jnp.where((jnp.arange(x.shape[1]) < length[:, None])[..., None], x, 0)

@@ -1,0 +1,88 @@
+"""Step-Audio: encoder and adaptor hear, the decoder reads text and sound in one sequence, and writes.
+
+    samples ─ log-mel ─ encoder (25 Hz) ─ adaptor (12.5 Hz) ─┐ audio_slots
+    tokens ─ embedding ──────────────────────────────────────┴─ decoder ─ logits
+
+Shapes: B batch, T tokens, X chunks in the batch, W samples of the chunk bucket, A adaptor rows, E hidden_size.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from stepaudio_jax.audio import log_mel
+from stepaudio_jax.config import StepAudioConfig
+from stepaudio_jax.models.adaptor import Adaptor
+from stepaudio_jax.models.decoder import Decoder
+from stepaudio_jax.models.encoder import AudioEncoder
+
+
+class AudioInput(NamedTuple):
+    """The sound of a batch: its chunks, and where each feature goes.
+
+    Attributes:
+      samples: [X, W] float32 at 16 kHz, each chunk padded to the bucket.
+      lengths: [X] samples of each chunk; 0 for an empty place.
+      slots: [B, T] for each token the row of the chunks' features, counted over all chunks ([X · A] rows), that
+        takes its place, or −1 for a token of text.
+    """
+
+    samples: Float[Array, "X W"]
+    lengths: Int[Array, " X"]
+    slots: Int[Array, "B T"]
+
+
+class StepAudio(nnx.Module):
+    def __init__(self, config: StepAudioConfig, rngs: nnx.Rngs, *, dtype=jnp.float32):
+        self.config = config
+        self.encoder = AudioEncoder(config.audio, rngs, dtype=dtype)
+        self.adaptor = Adaptor(config.audio, rngs, dtype=dtype)
+        self.decoder = Decoder(config.decoder, rngs, dtype=dtype)
+
+    def encode_mel(
+        self, mel: Float[Array, "X F M"], lengths: Int[Array, " X"], *, length_rule: str = "hf", remat: str = "none"
+    ) -> Float[Array, "X A E"]:
+        """Audio features at 12.5 Hz from log-mel; rows beyond a chunk's own token count are not to be read."""
+        return self.adaptor(self.encoder(mel, lengths, length_rule=length_rule, remat=remat))
+
+    def encode_audio(
+        self, samples: Float[Array, "X W"], lengths: Int[Array, " X"], *, length_rule: str = "hf", remat: str = "none"
+    ) -> Float[Array, "X A E"]:
+        """Audio features at 12.5 Hz from waveforms."""
+        return self.encode_mel(log_mel(samples, lengths), lengths, length_rule=length_rule, remat=remat)
+
+    def embed(
+        self, tokens: Int[Array, "B T"], features: Float[Array, "X A E"] | None, slots: Int[Array, "B T"] | None
+    ) -> Float[Array, "B T E"]:
+        """Token embeddings, with audio features in the places that `slots` names."""
+        embeds = self.decoder.embed(tokens)
+        if features is None or slots is None:
+            return embeds
+        rows = features.reshape(-1, features.shape[-1])
+        heard = rows[jnp.maximum(slots, 0)].astype(embeds.dtype)
+        return jnp.where((slots >= 0)[..., None], heard, embeds)
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+        audio: AudioInput | None = None,
+        *,
+        length_rule: str = "hf",
+        remat: str = "none",
+    ) -> Float[Array, "B T E"]:
+        """The decoder's normed hidden states over a batch of sequences with any number of clips each."""
+        features = slots = None
+        if audio is not None:
+            features = self.encode_audio(audio.samples, audio.lengths, length_rule=length_rule, remat=remat)
+            slots = audio.slots
+        return self.decoder(self.embed(tokens, features, slots), positions, segment_ids, remat=remat)
+
+    def __call__(self, *args, **kwargs) -> Float[Array, "B T V"]:
+        """Float32 logits; arguments as `hidden`."""
+        return self.decoder.logits(self.hidden(*args, **kwargs))

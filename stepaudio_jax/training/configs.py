@@ -1,0 +1,54 @@
+"""Reads a config file with overrides in config_flags syntax: --config.optim.learning_rate=1e-3."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import ml_collections
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+
+def read_config(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The ConfigDict of `get_config()` in a Python file, with `--config.key=value` overrides.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: an unknown key (naming the nearest), a value of the wrong type, or any other argument.
+    """
+    if not epath.Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such config file; see the configs folder")
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    try:
+        rest = values(["train", f"--config={path}", *overrides])[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(_explain(path, overrides, error)) from None
+    if rest:
+        raise ValueError(f"unknown arguments: {' '.join(rest)}")
+    config = values.config
+    config.lock()
+    return config
+
+
+def _explain(path: str, overrides: Sequence[str], error: Exception) -> str:
+    plain = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=plain)
+    plain(["train", f"--config={path}"])
+    known = dict(_flatten(plain.config))
+    for override in overrides:
+        key = override.removeprefix("--config.").split("=")[0]
+        if override.startswith("--config.") and key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            return f"--config.{key}: no such key in {path}" + (f"; did you mean {near[0]}?" if near else "")
+    return str(error)
+
+
+def _flatten(config: ml_collections.ConfigDict, prefix: str = ""):
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,69 @@
+"""Where a supervised run's batches come from: deterministic in (seed, step), prepared beside the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grain
+import ml_collections
+import numpy as np
+
+from stepaudio_jax import miniature
+from stepaudio_jax.data import Batch, Example, collate, encode
+from stepaudio_jax.text import Tokenizer
+
+
+def miniature_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
+    """Endless batches of fresh scenes and questions, none seen twice.
+
+    A group of batches is drawn together, sorted by length and cut into batches, so that little of a batch is
+    padding; each batch takes the smallest bucket shape that holds it.
+
+    Args:
+      config: batch_size, batches_per_group, text_share, curriculum as ((until step, max_events), …), buckets as
+        ((tokens, audio samples), …) in growing order, group_threads.
+    """
+    dataset = (
+        grain.MapDataset.range(2**31)
+        .map(lambda index: _group(config, tokenizer, seed, int(index)))
+        .to_iter_dataset(grain.ReadOptions(num_threads=config.group_threads, prefetch_buffer_size=3))
+    )
+    for group in dataset:
+        yield from group
+
+
+def _group(config: ml_collections.ConfigDict, tokenizer: Tokenizer, seed: int, index: int) -> list[Batch]:
+    rng = np.random.default_rng((seed, index))
+    max_events = _max_events(config.curriculum, index * config.batches_per_group)
+    examples = []
+    for _ in range(config.batch_size * config.batches_per_group):
+        if rng.random() < config.text_share:
+            question = miniature.make_text_question(rng)
+        else:
+            question = miniature.make_question(rng, max_events=max_events)
+        examples.append(encode(question.conversation, tokenizer))
+    order = sorted(range(len(examples)), key=lambda i: (examples[i].num_tokens, examples[i].longest_chunk))
+    batches = [
+        _batch([examples[i] for i in order[at : at + config.batch_size]], config)
+        for at in range(0, len(order), config.batch_size)
+    ]
+    rng.shuffle(batches)  # type: ignore[arg-type]
+    return batches
+
+
+def _batch(examples: list[Example], config: ml_collections.ConfigDict) -> Batch:
+    length = max(example.num_tokens for example in examples)
+    samples = max(example.longest_chunk for example in examples)
+    for bucket_length, bucket_samples in config.buckets:
+        if length <= bucket_length and samples <= bucket_samples:
+            return collate(
+                examples, length=bucket_length, num_chunks=config.batch_size, chunk_samples=bucket_samples
+            )
+    raise ValueError(f"buckets: none of {config.buckets} holds {length} tokens and {samples} samples")
+
+
+def _max_events(curriculum, step: int) -> int:
+    for until, max_events in curriculum:
+        if step < until:
+            return max_events
+    return curriculum[-1][1]

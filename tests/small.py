@@ -1,0 +1,47 @@
+"""A model small enough for tests, with every feature of the real one, and a tokenizer to go with it."""
+
+import functools
+
+import jax
+import numpy as np
+from flax import nnx
+
+from stepaudio_jax import miniature
+from stepaudio_jax.config import AudioEncoderConfig, DecoderConfig, StepAudioConfig
+from stepaudio_jax.models import StepAudio
+from stepaudio_jax.text import Tokenizer
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer(miniature.build_tokenizer(512, samples=200))
+
+
+def config(**decoder) -> StepAudioConfig:
+    sizes = {
+        "vocab_size": 520,  # more than the tokenizer's, as in the release
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "max_position_embeddings": 512,
+    }
+    audio = AudioEncoderConfig(n_audio_state=16, n_audio_head=2, n_audio_layer=2, llm_dim=32, adapter_state=24)
+    return StepAudioConfig(DecoderConfig(**(sizes | decoder)), audio, eos_token_ids=(0, 1), pad_token_id=0)
+
+
+def model(seed: int = 0, scale: float = 4.0, **decoder) -> StepAudio:
+    """Random weights, larger than at the start of training, so that activations are far from zero."""
+    made = StepAudio(config(**decoder), rngs=nnx.Rngs(seed))
+    rng = np.random.default_rng(seed)
+    state = nnx.state(made, nnx.Param)
+    nnx.update(made, jax.tree.map(lambda x: x * scale + rng.standard_normal(x.shape).astype(x.dtype) * 0.02, state))
+    return made
+
+
+def sound(seconds: float, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(int(16000 * seconds)) * 0.1).astype(np.float32)
