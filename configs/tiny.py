@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = 10
     config.eval_every = 500
 
+    config.generation = ml_collections.ConfigDict({"do_sample": False, "max_new_tokens": 256})
     config.tokenizer = ml_collections.ConfigDict({"vocab_size": 1024})
 
     config.data = ml_collections.ConfigDict()
@@ -26,11 +27,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.batches_per_group = 4
     config.data.group_threads = 1
     config.data.text_share = 0.05
-    config.data.curriculum = ((300, 2), (600, 3), (3600, 5))
+    config.data.curriculum = ((300, 1, ("order", "count", "direction", "timbre")), (700, 2, ()), (1200, 3, ()), (3600, 5, ()))
     config.data.buckets = ((80, 36_000), (96, 46_000), (112, 54_000), (136, 64_000), (160, 64_000))
 
     config.optim = ml_collections.ConfigDict()
-    config.optim.learning_rate = 2e-3
+    config.optim.learning_rate = 1.5e-3
     config.optim.end_learning_rate = 1e-5
     config.optim.warmup_steps = 100
     config.optim.b1 = 0.9

@@ -1,7 +1,7 @@
 """Step-Audio-R1 in JAX: run, train and serve an open audio reasoner, on a laptop or a TPU pod.
 
-    from stepaudio_jax import StepAudio
-    reply = StepAudio.load("tiny").ask(["scene.wav"], "How many tones do you hear?")
+from stepaudio_jax import StepAudio
+reply = StepAudio.load("tiny").ask(["scene.wav"], "How many tones do you hear?")
 """
 
 from __future__ import annotations

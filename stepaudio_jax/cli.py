@@ -1,9 +1,9 @@
 """The `stepaudio` command.
 
-    stepaudio demo                        three fresh scenes, heard and answered by the tiny model
-    stepaudio ask FILE… QUESTION          ask about your own sound
-    stepaudio train --config=… --workdir=…
-    stepaudio eval                        examine a checkpoint on held-out scenes
+stepaudio demo                        three fresh scenes, heard and answered by the tiny model
+stepaudio ask FILE… QUESTION          ask about your own sound
+stepaudio train --config=… --workdir=…
+stepaudio eval                        examine a checkpoint on held-out scenes
 """
 
 from __future__ import annotations

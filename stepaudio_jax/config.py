@@ -234,9 +234,12 @@ def _decoder_from_hf(text: Mapping[str, Any]) -> DecoderConfig:
         if key not in values:
             raise ConfigError(f"text_config.{key}: missing")
     if not values.get("head_dim"):
-        _require(values["hidden_size"] % values["num_attention_heads"] == 0,
-                 "text_config.hidden_size", f"a multiple of {values['num_attention_heads']} heads",
-                 values["hidden_size"])
+        _require(
+            values["hidden_size"] % values["num_attention_heads"] == 0,
+            "text_config.hidden_size",
+            f"a multiple of {values['num_attention_heads']} heads",
+            values["hidden_size"],
+        )
         values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
     values.setdefault("tie_word_embeddings", False)
     return _known(DecoderConfig, values, "text_config")
@@ -311,9 +314,7 @@ PRESETS: dict[str, StepAudioConfig] = {
             rope_theta=1e4,
             max_position_embeddings=4096,
         ),
-        AudioEncoderConfig(
-            n_audio_state=128, n_audio_head=4, n_audio_layer=3, llm_dim=192, adapter_state=384
-        ),
+        AudioEncoderConfig(n_audio_state=128, n_audio_head=4, n_audio_layer=3, llm_dim=192, adapter_state=384),
         eos_token_ids=(0, 1),
         pad_token_id=0,
     ),

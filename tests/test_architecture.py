@@ -21,7 +21,7 @@ FLOORS = [  # lowest first
     ("judges",),
     ("evals",),
     ("rl",),
-    ("serving", "recipe", "plan"),
+    ("serving", "recipe", "plan", "demo"),
     ("checkpoints_convert",),
     (PACKAGE,),  # stepaudio_jax/__init__.py, the names a user imports
     ("cli",),

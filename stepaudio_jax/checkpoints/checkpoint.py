@@ -1,14 +1,15 @@
 """The one importer of Orbax, and the layout of a checkpoint folder.
 
-    config.json      the release's nested shape (config.StepAudioConfig.to_hf)
-    tokenizer.json   a Hugging Face tokenizer
-    params/          Orbax (OCDBT) arrays, one per parameter, named by module path: decoder.layers.q_proj.kernel
+config.json      the release's nested shape (config.StepAudioConfig.to_hf)
+tokenizer.json   a Hugging Face tokenizer
+params/          Orbax (OCDBT) arrays, one per parameter, named by module path: decoder.layers.q_proj.kernel
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -37,8 +38,18 @@ def resolve(name: epath.PathLike) -> epath.Path:
     return epath.Path(name)
 
 
-def save(path: epath.PathLike, model: StepAudio, tokenizer_json: str, *, overwrite: bool = False) -> None:
+def save(
+    path: epath.PathLike,
+    model: StepAudio,
+    tokenizer_json: str,
+    *,
+    generation: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
     """Writes a checkpoint folder. It appears under its name only when it is whole.
+
+    Args:
+      generation: defaults for sampling, in the keys of a Hugging Face generation_config.json.
 
     Raises:
       CheckpointError: the folder exists and `overwrite` is not set.
@@ -52,6 +63,8 @@ def save(path: epath.PathLike, model: StepAudio, tokenizer_json: str, *, overwri
     unfinished.mkdir(parents=True)
     (unfinished / "config.json").write_text(json.dumps(model.config.to_hf(), indent=2) + "\n")
     (unfinished / "tokenizer.json").write_text(tokenizer_json)
+    if generation is not None:
+        (unfinished / "generation_config.json").write_text(json.dumps(dict(generation), indent=2) + "\n")
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(unfinished / PARAMS, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     if path.exists():
@@ -73,7 +86,7 @@ def load(path: epath.PathLike, *, dtype: Any = None) -> tuple[StepAudio, Tokeniz
     if not path.exists():
         raise CheckpointError(
             f"{path}: no such checkpoint; expected a folder with config.json, tokenizer.json and {PARAMS}/, "
-            f'or the name of one that comes with the package ({", ".join(SHIPPED)})'
+            f"or the name of one that comes with the package ({', '.join(SHIPPED)})"
         )
     if not path.is_dir():
         raise CheckpointError(f"{path}: expected a folder with config.json, tokenizer.json and {PARAMS}/, found a file")
@@ -121,9 +134,7 @@ def _match(abstract: Any, stored: Any, folder: epath.Path, dtype: Any) -> Any:
         raise CheckpointError(f"{folder}: {len(problems)} problems: " + "; ".join(problems[:8]))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree_util.tree_map_with_path(
-        lambda key, leaf: jax.ShapeDtypeStruct(
-            leaf.shape, jnp.dtype(dtype or theirs[_name(key)].dtype), sharding=here
-        ),
+        lambda key, leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype or theirs[_name(key)].dtype), sharding=here),
         abstract,
     )
 

@@ -56,9 +56,7 @@ class Batch(NamedTuple):
     audio: AudioInput | None
 
 
-def encode(
-    conversation: Conversation, tokenizer: Tokenizer, *, length_rule: str = "hf", **render_options
-) -> Example:
+def encode(conversation: Conversation, tokenizer: Tokenizer, *, length_rule: str = "hf", **render_options) -> Example:
     """Renders a conversation; options are those of `text.render`.
 
     Raises:
@@ -75,9 +73,7 @@ def encode(
     return Example(rendered, tuple(chunks))
 
 
-def collate(
-    examples: Sequence[Example], *, length: int, num_chunks: int, chunk_samples: int, pad_id: int = 0
-) -> Batch:
+def collate(examples: Sequence[Example], *, length: int, num_chunks: int, chunk_samples: int, pad_id: int = 0) -> Batch:
     """One batch of shape [len(examples), length] with room for `num_chunks` chunks of `chunk_samples` samples.
 
     Raises:

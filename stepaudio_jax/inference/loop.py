@@ -167,9 +167,8 @@ class Generator:
             last[i], positions[i], live[i] = row.last_token, row.position, not row.writer.done
             pending = row.writer.pending[:steps]
             forced[i, : len(pending)] = pending
-        out = self.programs.decode(
-            cache, last, positions, live, forced, stop_ids, self._seen(rows, size), params
-        )
+        wanted = min(steps, max(row.limit - len(row.writer.token_ids) for row in rows if not row.writer.done))
+        out = self.programs.decode(cache, last, positions, live, forced, stop_ids, self._seen(rows, size), params, wanted)
         tokens, log_probs, ran = np.asarray(out.tokens), np.asarray(out.log_probs), int(out.steps)
         for i, row in enumerate(rows):
             for step in range(ran if live[i] else 0):

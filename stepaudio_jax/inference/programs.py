@@ -51,7 +51,11 @@ class Programs:
         return self._encode(self.state, samples, lengths)
 
     def prefill(
-        self, tokens: Int[Array, "B T"], slots: Int[Array, "B T"], features: Float[Array, "R E"] | None, cache_length: int
+        self,
+        tokens: Int[Array, "B T"],
+        slots: Int[Array, "B T"],
+        features: Float[Array, "R E"] | None,
+        cache_length: int,
     ) -> Any:
         """A cache of `cache_length` slots that holds the prompts."""
         return self._prefill(self.state, tokens, slots, features, cache_length=cache_length)
@@ -66,8 +70,9 @@ class Programs:
         stop_ids: Int[Array, "B S"],
         seen: Bool[Array, "B V"],
         params: SamplingArrays,
+        wanted: int,
     ) -> Burst:
-        """Up to K steps, fewer when every live row has met one of its stop ids.
+        """Up to K steps, fewer when every live row has met one of its stop ids or `wanted` have run.
 
         Args:
           cache: given away; use the one that comes back.
@@ -77,7 +82,7 @@ class Programs:
           stop_ids: padded with −1.
           seen: tokens in prompt and reply, for the repetition penalty.
         """
-        return self._decode(self.state, cache, tokens, positions, live, forced, stop_ids, seen, params)
+        return self._decode(self.state, cache, tokens, positions, live, forced, stop_ids, seen, params, wanted)
 
     def grow(self, cache: Any, cache_length: int) -> Any:
         """The same cache with more slots."""
@@ -101,13 +106,13 @@ class Programs:
             lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, cache_length - a.shape[-2]), (0, 0)]), cache
         )
 
-    def _decode_fn(self, state, cache, tokens, positions, live, forced, stop_ids, seen, params):
+    def _decode_fn(self, state, cache, tokens, positions, live, forced, stop_ids, seen, params, wanted):
         model = self._model(state)
         rows = jnp.arange(tokens.shape[0])
 
         def unfinished(carry):
             i, _, _, live, *_ = carry
-            return (i < self.steps) & live.any()
+            return (i < wanted) & live.any()
 
         def step(carry):
             i, cache, tokens, live, seen, out_tokens, out_log_probs = carry

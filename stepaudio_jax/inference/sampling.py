@@ -69,9 +69,7 @@ def sample(
     def noise(seed, at):
         return jax.random.gumbel(jax.random.fold_in(jax.random.key(seed), at), scores.shape[-1:])
 
-    noisy = jax.lax.cond(
-        jnp.all(greedy), lambda: scores, lambda: scores + jax.vmap(noise)(params.seed, position)
-    )
+    noisy = jax.lax.cond(jnp.all(greedy), lambda: scores, lambda: scores + jax.vmap(noise)(params.seed, position))
     return jnp.where(greedy[:, None], scores, noisy).argmax(-1).astype(jnp.int32), log_probs
 
 

@@ -1,7 +1,7 @@
 """What is asked of a generator and what it gives back: the plain loop, and the engine later, serve these.
 
-    for event in generate([Request(conversation)]):
-        TextDelta(…) pieces as they are written, then one Finished(…) per request
+for event in generate([Request(conversation)]):
+    TextDelta(…) pieces as they are written, then one Finished(…) per request
 """
 
 from __future__ import annotations

@@ -70,11 +70,13 @@ def make_text_question(rng: np.random.Generator, kind: str | None = None) -> Que
 
 
 def _count(rng: np.random.Generator, max_events: int) -> _Draft:
-    size = _size(rng, max_events, at_least=3)
+    size = _size(rng, max_events, at_least=min(3, max_events))
     answer = int(rng.integers(min(3, size) + 1))
     kind = _kind(rng)
     events = [_event(rng, kind) for _ in range(answer)] + _fill(rng, size - answer, without=(kind,))
-    asked = _say(rng, "How many {} do you hear?", "How many {} are there?", "Count the {}.", "What is the number of {}?")
+    asked = _say(
+        rng, "How many {} do you hear?", "How many {} are there?", "Count the {}.", "What is the number of {}?"
+    )
     return _Draft(_shuffle(rng, events), asked.format(_many(kind)), f"{_tally(kind, answer)} So {answer}.", str(answer))
 
 
@@ -152,9 +154,9 @@ def _tempo(rng: np.random.Generator, max_events: int) -> _Draft:
 
 def _order(rng: np.random.Generator, max_events: int) -> _Draft:
     answer = _kind(rng)
-    size = _size(rng, max_events, at_least=2)
-    if rng.random() < 0.5:
-        where = _pick(rng, ("first", "second", "last"))
+    size = _size(rng, max_events, at_least=min(2, max_events))
+    if size == 1 or rng.random() < 0.5:
+        where = _pick(rng, ("first", "second", "last") if size > 1 else ("first", "last"))
         place = {"first": 0, "second": 1, "last": size - 1}[where]
         events = _fill(rng, size)
         events[place] = _event(rng, answer)
@@ -164,7 +166,9 @@ def _order(rng: np.random.Generator, max_events: int) -> _Draft:
     events = _fill(rng, size, without=(before,))
     place = int(rng.integers(size - 1))
     events[place], events[place + 1] = _event(rng, before), _event(rng, answer)
-    asked = _say(rng, "What came right after the {}?", "Which sound followed the {}?", "What did you hear right after the {}?")
+    asked = _say(
+        rng, "What came right after the {}?", "Which sound followed the {}?", "What did you hear right after the {}?"
+    )
     return _Draft(events, asked.format(before), f"After the {before}: {answer}.", answer)
 
 
@@ -258,8 +262,7 @@ def _tally(name: str, number: int) -> str:
 
 
 def _size(rng: np.random.Generator, max_events: int, *, at_least: int = 1) -> int:
-    low = min(at_least, max(max_events, 2)) if at_least > 1 else 1
-    return int(rng.integers(low, max(max_events, low) + 1))
+    return int(rng.integers(at_least, max(max_events, at_least) + 1))
 
 
 def _event(rng: np.random.Generator, kind: str | None, **fixed: str) -> Event:

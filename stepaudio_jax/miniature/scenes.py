@@ -77,7 +77,12 @@ def random_event(rng: np.random.Generator, kind: str | None = None, **fixed: str
     pitch = (fixed.get("pitch") or _pick(rng, PITCHES)) if kind == "tone" else ""
     traits = {"tone": TIMBRES, "chirp": DIRECTIONS, "click train": TEMPOS, "vowel": VOWELS}.get(kind, ("",))
     trait = fixed.get("trait") or _pick(rng, traits)
-    spans = {"tone": PITCHES.get(pitch), "chirp": (300.0, 450.0), "vowel": (100.0, 150.0), "click train": TEMPOS.get(trait)}
+    spans = {
+        "tone": PITCHES.get(pitch),
+        "chirp": (300.0, 450.0),
+        "vowel": (100.0, 150.0),
+        "click train": TEMPOS.get(trait),
+    }
     return Event(
         kind,
         loudness,
@@ -99,9 +104,7 @@ def arrange(rng: np.random.Generator, events: list[Event]) -> Scene:
         at += gap
         placed.append(dataclasses.replace(event, start=at))
         at += event.seconds
-    return Scene(
-        tuple(placed), at + gaps[-1] * squeeze, rng.uniform(-60.0, -48.0), int(rng.integers(2**31))
-    )
+    return Scene(tuple(placed), at + gaps[-1] * squeeze, rng.uniform(-60.0, -48.0), int(rng.integers(2**31)))
 
 
 def render(scene: Scene) -> np.ndarray:

@@ -52,5 +52,3 @@ def score_events(think: str, scene: Scene) -> EventScore:
 
 def _kind(description: str) -> str:
     return next((kind for kind in KINDS if description.endswith(kind)), "")
-
-

@@ -47,9 +47,7 @@ class DecoderLayer(nnx.Module):
     def qkv(self, x: Float[Array, "B T E"], cos: Array, sin: Array) -> tuple[Array, Array, Array]:
         """Rotated queries [B, T, H, D], rotated keys and values [B, T, N, D]."""
         y = self.input_layernorm(x)
-        q, k, v = (
-            proj(y).reshape(*y.shape[:2], -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (proj(y).reshape(*y.shape[:2], -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
         return apply_rope(q, cos, sin), apply_rope(k, cos, sin), v
 
     def finish(self, x: Float[Array, "B T E"], attended: Float[Array, "B T H D"]) -> Float[Array, "B T E"]:
@@ -59,6 +57,9 @@ class DecoderLayer(nnx.Module):
         return x + self.down_proj(jax.nn.silu(self.gate_proj(y)) * self.up_proj(y))
 
 
+head_init = nnx.initializers.normal(0.02)
+
+
 class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, *, dtype=jnp.float32):
         self.config = config
@@ -66,7 +67,7 @@ class Decoder(nnx.Module):
         self.embed_tokens = param(rngs, normal, *table, None, dtype)
         self.layers = DecoderLayer(config, rngs, layers=config.num_hidden_layers, dtype=dtype)
         self.norm = RMSNorm(rngs, config.hidden_size, config.rms_norm_eps, dtype=dtype)
-        self.lm_head = None if config.tie_word_embeddings else param(rngs, normal, *table, None, dtype)
+        self.lm_head = None if config.tie_word_embeddings else param(rngs, head_init, *table, None, dtype)
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T E"]:
         return self.embed_tokens[...][tokens]

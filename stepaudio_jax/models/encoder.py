@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from stepaudio_jax.audio import lengths
 from stepaudio_jax.config import AudioEncoderConfig
 from stepaudio_jax.kernels import flash_attention
-from stepaudio_jax.models.layers import Conv, LayerNorm, Linear, normal, param, run_layers
+from stepaudio_jax.models.layers import Conv, LayerNorm, Linear, param, run_layers
 
 
 class EncoderLayer(nnx.Module):
@@ -61,7 +61,7 @@ class AudioEncoder(nnx.Module):
         self.conv1 = Conv(rngs, (config.n_mels, state), ("mels", "audio_embed"), stride=1, dtype=dtype)
         self.conv2 = Conv(rngs, (state, state), (None, "audio_embed"), stride=2, dtype=dtype)
         self.positional_embedding = param(
-            rngs, normal, (config.n_audio_ctx, state), (None, "audio_embed"), None, dtype
+            rngs, sinusoids, (config.n_audio_ctx, state), (None, "audio_embed"), None, dtype
         )
         self.layers = EncoderLayer(config, rngs, layers=config.n_audio_layer, dtype=dtype)
         self.after_norm = LayerNorm(rngs, state, dtype=dtype)
@@ -95,12 +95,17 @@ class AudioEncoder(nnx.Module):
 
         key_ids = (jnp.arange(steps) < key_frames(samples, length_rule)[:, None]).astype(jnp.int32)
         query_ids = jnp.ones_like(key_ids)  # only keys are masked: the last frame is heard by none, yet listens
-        x, _ = run_layers(
-            self.layers, lambda layer, x: (layer(x, query_ids, key_ids), None), x, remat=remat
-        )
+        x, _ = run_layers(self.layers, lambda layer, x: (layer(x, query_ids, key_ids), None), x, remat=remat)
         x = x[:, : steps // 2 * 2]
         x = x.reshape(x.shape[0], steps // 2, 2, -1).mean(2)
         return zero_after(self.after_norm(x), lengths.pooled_frames(samples))
+
+
+def sinusoids(key: Array, shape: tuple[int, int], dtype) -> Float[Array, "C S"]:
+    """Whisper's position table (arXiv:2212.04356): sines, then cosines, of wavelengths from 2π to 20,000π frames."""
+    half = shape[1] // 2
+    angles = jnp.arange(shape[0])[:, None] * 10_000.0 ** (-jnp.arange(half) / max(half - 1, 1))
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1).astype(dtype)
 
 
 def key_frames(samples: Int[Array, " B"], length_rule: str) -> Int[Array, " B"]:

@@ -35,7 +35,15 @@ def param(rngs: nnx.Rngs, init, shape: tuple[int, ...], axes: Axes, layers: int 
     return nnx.Param(init(rngs.params(), shape, dtype), logical_axes=axes)
 
 
-normal = nnx.initializers.normal(0.02)
+def fan_in(layers: int | None):
+    """Normal with variance 1 / fan-in, each layer of a stack by itself (LeCun et al., Efficient BackProp, 1998)."""
+    stacked = () if layers is None else (0,)
+    return nnx.initializers.variance_scaling(1.0, "fan_in", "normal", batch_axis=stacked)
+
+
+normal = nnx.initializers.normal(0.5)
+"""Embeddings start as large as the residual stream they feed."""
+
 zeros = nnx.initializers.zeros_init()
 ones = nnx.initializers.ones_init()
 
@@ -55,7 +63,7 @@ class Linear(nnx.Module):
     """y = x · kernel + bias, kernel [in, out]."""
 
     def __init__(self, rngs, shape: tuple[int, int], axes: Axes, *, bias: bool, layers=None, dtype=jnp.float32):
-        self.kernel = param(rngs, normal, shape, axes, layers, dtype)
+        self.kernel = param(rngs, fan_in(layers), shape, axes, layers, dtype)
         self.bias = param(rngs, zeros, shape[1:], axes[1:], layers, dtype) if bias else None
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
@@ -71,7 +79,7 @@ class Conv(nnx.Module):
     """
 
     def __init__(self, rngs, shape: tuple[int, int], axes: Axes, *, stride: int, dtype=jnp.float32):
-        self.kernel = param(rngs, normal, (3, *shape), (None, *axes), None, dtype)
+        self.kernel = param(rngs, fan_in(None), (3, *shape), (None, *axes), None, dtype)
         self.bias = param(rngs, zeros, shape[1:], axes[1:], None, dtype)
         self.stride = stride
 

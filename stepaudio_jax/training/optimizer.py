@@ -34,4 +34,6 @@ def make_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedu
 
 def _decays(params):
     """Kernels and tables decay; norm scales and biases, which stacked layers make two-dimensional, do not."""
-    return jax.tree_util.tree_map_with_path(lambda key, _: str(getattr(key[-1], "key", "")) not in ("scale", "bias"), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda key, _: str(getattr(key[-1], "key", "")) not in ("scale", "bias"), params
+    )

@@ -20,7 +20,7 @@ def miniature_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, s
     padding; each batch takes the smallest bucket shape that holds it.
 
     Args:
-      config: batch_size, batches_per_group, text_share, curriculum as ((until step, max_events), …), buckets as
+      config: batch_size, batches_per_group, text_share, curriculum as ((until step, max_events, kinds), …), buckets as
         ((tokens, audio samples), …) in growing order, group_threads.
     """
     dataset = (
@@ -34,13 +34,13 @@ def miniature_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, s
 
 def _group(config: ml_collections.ConfigDict, tokenizer: Tokenizer, seed: int, index: int) -> list[Batch]:
     rng = np.random.default_rng((seed, index))
-    max_events = _max_events(config.curriculum, index * config.batches_per_group)
+    max_events, kinds = _lesson(config.curriculum, index * config.batches_per_group)
     examples = []
     for _ in range(config.batch_size * config.batches_per_group):
         if rng.random() < config.text_share:
             question = miniature.make_text_question(rng)
         else:
-            question = miniature.make_question(rng, max_events=max_events)
+            question = miniature.make_question(rng, kinds[int(rng.integers(len(kinds)))], max_events=max_events)
         examples.append(encode(question.conversation, tokenizer))
     order = sorted(range(len(examples)), key=lambda i: (examples[i].num_tokens, examples[i].longest_chunk))
     batches = [
@@ -56,14 +56,13 @@ def _batch(examples: list[Example], config: ml_collections.ConfigDict) -> Batch:
     samples = max(example.longest_chunk for example in examples)
     for bucket_length, bucket_samples in config.buckets:
         if length <= bucket_length and samples <= bucket_samples:
-            return collate(
-                examples, length=bucket_length, num_chunks=config.batch_size, chunk_samples=bucket_samples
-            )
+            return collate(examples, length=bucket_length, num_chunks=config.batch_size, chunk_samples=bucket_samples)
     raise ValueError(f"buckets: none of {config.buckets} holds {length} tokens and {samples} samples")
 
 
-def _max_events(curriculum, step: int) -> int:
-    for until, max_events in curriculum:
+def _lesson(curriculum, step: int) -> tuple[int, tuple[str, ...]]:
+    """Most events of a scene and the kinds of questions, all of them where the curriculum names none."""
+    for until, max_events, kinds in curriculum:
         if step < until:
-            return max_events
-    return curriculum[-1][1]
+            break
+    return max_events, tuple(kinds) or miniature.KINDS

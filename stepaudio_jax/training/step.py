@@ -35,7 +35,9 @@ def init_state(model: StepAudio, optimizer: optax.GradientTransformation) -> tup
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
     if wrong := sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params) if leaf.dtype != jnp.float32}):
-        raise ValueError(f"params: training needs float32 parameters, found {', '.join(wrong)}; load with dtype float32")
+        raise ValueError(
+            f"params: training needs float32 parameters, found {', '.join(wrong)}; load with dtype float32"
+        )
     return graphdef, TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 

@@ -26,7 +26,9 @@ from stepaudio_jax.training.step import TrainState, init_state, make_train_step,
 Evaluate = Callable[[StepAudio, Tokenizer], dict[str, float]]
 
 
-def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *, evaluate: Evaluate | None = None) -> epath.Path:
+def train(
+    config: ml_collections.ConfigDict, workdir: epath.PathLike, *, evaluate: Evaluate | None = None
+) -> epath.Path:
     """Trains from scratch by a config such as configs/tiny.py and writes `workdir/checkpoint`.
 
     Beside it: config.json, the resolved configuration, metrics.jsonl, one line per logged step, and `latest`, the
@@ -52,25 +54,24 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, *, evaluat
     optimizer = make_optimizer(config.optim, config.steps)
     graphdef, state = init_state(model, optimizer)
     step = jax.jit(
-        make_train_step(
-            graphdef, optimizer, remat=config.remat, compute_dtype=jnp.dtype(config.compute_dtype)
-        ),
+        make_train_step(graphdef, optimizer, remat=config.remat, compute_dtype=jnp.dtype(config.compute_dtype)),
         donate_argnums=0,
     )
 
-    def finished(state: TrainState) -> StepAudio:
-        return merge(graphdef, state.params, dtype=jnp.dtype(config.save_dtype))
+    def save(path: epath.Path, state: TrainState) -> StepAudio:
+        model = merge(graphdef, state.params, dtype=jnp.dtype(config.save_dtype))
+        checkpoints.save(path, model, backend.to_str(), generation=config.generation.to_dict(), overwrite=True)
+        return model
 
     batches = miniature_batches(config.data, tokenizer, config.seed)
 
     def look(state: TrainState) -> dict[str, float]:
         """Keeps what there is so far, then scores it."""
-        model = finished(state)
-        checkpoints.save(workdir / "latest", model, backend.to_str(), overwrite=True)
+        model = save(workdir / "latest", state)
         return evaluate(model, tokenizer) if evaluate else {}
 
     state = _loop(config, workdir, step, state, batches, look)
-    checkpoints.save(target, finished(state), backend.to_str())
+    save(target, state)
     return target
 
 

@@ -84,7 +84,9 @@ def test_the_repetition_penalty_is_hugging_faces():
 
 def test_rows_differ_in_their_parameters():
     logits = np.repeat(np.linspace(0, 3, VOCAB, dtype=np.float32)[None], 3, 0)
-    params = arrays(SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, top_k=1), SamplingParams(temperature=9.0))
+    params = arrays(
+        SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, top_k=1), SamplingParams(temperature=9.0)
+    )
     picked = {
         int(t)
         for at in range(64)

@@ -13,7 +13,7 @@ def show(conversation, tokenizer, counts=(3,), **options):
     out = render(conversation, tokenizer, lambda clip: list(counts), **options)
     text, on = "", False
     run: list[int] = []
-    for token, loss in zip(out.token_ids.tolist() + [None], out.loss_mask.tolist() + [False], strict=True):
+    for token, loss in zip([*out.token_ids.tolist(), None], [*out.loss_mask.tolist(), False], strict=True):
         if loss != on or token is None:
             text += tokenizer.decode(run, skip_special=False) + ("⟦" if loss else "⟧" if on else "")
             run, on = [], loss
@@ -106,9 +106,7 @@ def test_users_are_human_and_other_roles_pass(tokenizer):
 
 
 def test_spans_point_at_the_patches_of_every_chunk(tokenizer):
-    out = render(
-        Conversation((human(CLIP, "and", CLIP),)), tokenizer, lambda clip: [3, 2], generate=True
-    )
+    out = render(Conversation((human(CLIP, "and", CLIP),)), tokenizer, lambda clip: [3, 2], generate=True)
     assert len(out.spans) == 4
     patches = np.flatnonzero(out.token_ids == tokenizer.audio_patch)
     assert np.concatenate([np.arange(s, s + n) for s, n in out.spans]).tolist() == patches.tolist()

@@ -1,0 +1,182 @@
+"""Loss, optimizer, step and trainer: against closed forms and Optax, and on a run small enough for a test."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from configs import tiny
+from stepaudio_jax import checkpoints, miniature, training
+from stepaudio_jax.data import collate, encode
+from stepaudio_jax.training.sources import miniature_batches
+from tests import small
+
+
+def test_the_loss_is_the_mean_over_masked_tokens():
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((2, 6, 11)).astype(np.float32)
+    tokens = rng.integers(0, 11, (2, 6))
+    mask = rng.random((2, 6)) < 0.5
+    loss, metrics = training.next_token_cross_entropy(jnp.asarray(logits), jnp.asarray(tokens), jnp.asarray(mask))
+    wide = logits[:, :-1].astype(np.float64)
+    log_probs = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+    picked = np.take_along_axis(log_probs, tokens[:, 1:, None], -1)[..., 0]
+    assert float(loss) == pytest.approx(-picked[mask[:, 1:]].mean(), rel=1e-6)
+    assert int(metrics["tokens"]) == mask[:, 1:].sum()
+    per_token = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:])
+    assert float(loss) == pytest.approx(float(per_token[mask[:, 1:]].mean()), rel=1e-6)
+
+
+def test_a_batch_without_loss_tokens_is_no_division_by_zero():
+    loss, _ = training.next_token_cross_entropy(jnp.zeros((1, 3, 5)), jnp.zeros((1, 3), int), jnp.zeros((1, 3), bool))
+    assert float(loss) == 0.0
+
+
+def batch(number=4):
+    questions = [miniature.make_question(np.random.default_rng(i), max_events=2) for i in range(number)]
+    examples = [encode(question.conversation, small.tokenizer()) for question in questions]
+    return collate(examples, length=320, num_chunks=number, chunk_samples=40_000)
+
+
+def optim(**changes):
+    config = tiny.get_config().optim
+    config.update({"warmup_steps": 1} | changes)
+    return training.make_optimizer(config, 20)
+
+
+def test_steps_learn_a_batch_by_heart():
+    model = small.model(scale=1.0)
+    graphdef, state = training.init_state(model, optim(learning_rate=5e-3))
+    step = jax.jit(training.make_train_step(graphdef, optim(learning_rate=5e-3)))
+    data = batch()
+    losses = []
+    for _ in range(20):
+        state, metrics = step(state, data)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.6 * losses[0]
+    assert int(state.step) == 20
+    assert step._cache_size() == 1
+
+
+def test_padding_and_neighbours_do_not_move_the_gradient():
+    model = small.model()
+    optimizer = optax.sgd(1.0)
+    graphdef, state = training.init_state(model, optimizer)
+    step = jax.jit(training.make_train_step(graphdef, optimizer))
+    question = miniature.make_question(np.random.default_rng(0), max_events=2)
+    example = encode(question.conversation, small.tokenizer())
+    one = collate([example], length=192, num_chunks=1, chunk_samples=40_000)
+    two = collate([example, example], length=256, num_chunks=3, chunk_samples=64_000)
+    moved = [step(state, data)[0].params for data in (one, two)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-3), *moved)
+
+
+def test_decay_is_for_matrices_only():
+    model = small.model()
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    optimizer = optim(weight_decay=0.5, learning_rate=1.0, end_learning_rate=1.0)
+    state = optimizer.init(params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(2):  # the first step of a warm-up has rate 0
+        updates, state = optimizer.update(zeros, state, params)
+    decoder = updates["decoder"]
+    np.testing.assert_allclose(decoder["embed_tokens"], -0.5 * params["decoder"]["embed_tokens"], rtol=1e-5)
+    np.testing.assert_allclose(
+        decoder["layers"]["q_proj"]["kernel"], -0.5 * params["decoder"]["layers"]["q_proj"]["kernel"], rtol=1e-5
+    )
+    assert not np.any(decoder["layers"]["q_proj"]["bias"])
+    assert not np.any(decoder["layers"]["input_layernorm"]["scale"])
+    assert not np.any(updates["encoder"]["after_norm"]["bias"])
+
+
+def test_bfloat16_parameters_are_refused():
+    model = small.model()
+    nnx.update(model, jax.tree.map(lambda x: x.astype(jnp.bfloat16), nnx.state(model, nnx.Param)))
+    with pytest.raises(ValueError, match="needs float32 parameters, found bfloat16"):
+        training.init_state(model, optim())
+
+
+def test_the_source_is_a_function_of_seed_and_step():
+    config, tokenizer = tiny.get_config().data, training_tokenizer()
+    config.batch_size = 4
+
+    def first(seed):
+        source = miniature_batches(config, tokenizer, seed)
+        return [next(source) for _ in range(5)]
+
+    one, same, other = first(0), first(0), first(1)
+    for a, b in zip(one, same, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert any(a.tokens.shape != b.tokens.shape or np.any(a.tokens != b.tokens) for a, b in zip(one, other, strict=True))
+
+
+def training_tokenizer():
+    from stepaudio_jax.text import Tokenizer
+
+    return Tokenizer(miniature.build_tokenizer(1024))
+
+
+def test_every_example_fits_the_buckets():
+    """The largest scenes with the longest words, many of them: training must not stop for one."""
+    config, tokenizer = tiny.get_config().data, training_tokenizer()
+    longest, samples = config.buckets[-1]
+    rng = np.random.default_rng(0)
+    for i in range(900):
+        question = miniature.make_question(rng, miniature.KINDS[i % len(miniature.KINDS)])
+        example = encode(question.conversation, tokenizer)
+        assert example.num_tokens <= longest and example.longest_chunk <= samples
+
+
+def small_run_config():
+    config = tiny.get_config()
+    config.steps, config.log_every, config.eval_every = 4, 1, 2
+    config.data.batch_size, config.data.batches_per_group = 2, 2
+    config.data.buckets = ((160, 64_000),)
+    return config
+
+
+def test_a_run_leaves_a_checkpoint_its_config_and_its_metrics(tmp_path):
+    config = small_run_config()
+    seen = []
+    path = training.train(
+        config, tmp_path / "run", evaluate=lambda model, tokenizer: seen.append(model) or {"eval": 1.0}
+    )
+    model, tokenizer = checkpoints.load(path)
+    assert tokenizer.vocab_size == model.config.decoder.vocab_size == 1024
+    assert {str(x.dtype) for x in jax.tree.leaves(nnx.state(model, nnx.Param))} == {"bfloat16"}
+    assert len(seen) == 2
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert sum("eval" in line for line in lines) == 2
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 4
+    with pytest.raises(FileExistsError, match="a finished run lies here"):
+        training.train(config, tmp_path / "run")
+
+
+def test_a_run_repeats_exactly(tmp_path):
+    one, two = (training.train(small_run_config(), tmp_path / name) for name in ("one", "two"))
+    states = [nnx.to_pure_dict(nnx.state(checkpoints.load(path)[0], nnx.Param)) for path in (one, two)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = small_run_config()
+    config.optim.update({"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": 1e30})
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_configs_take_overrides_and_name_the_nearest_key():
+    config = training.read_config("configs/tiny.py", ["--config.optim.learning_rate=1e-5", "--config.steps=7"])
+    assert config.optim.learning_rate == 1e-5 and config.steps == 7
+    with pytest.raises(ValueError, match=r"optim.learning_rat: no such key.*did you mean optim.learning_rate"):
+        training.read_config("configs/tiny.py", ["--config.optim.learning_rat=1e-5"])
+    with pytest.raises(ValueError):
+        training.read_config("configs/tiny.py", ["--config.steps=many"])
+    with pytest.raises(FileNotFoundError, match="no such config file"):
+        training.read_config("configs/huge.py")
