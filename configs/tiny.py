@@ -12,12 +12,12 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.model = "tiny"
     config.seed = 0
-    config.steps = 3600
+    config.steps = 3000
     config.remat = "none"
     config.compute_dtype = "float32"
     config.save_dtype = "bfloat16"
     config.log_every = 10
-    config.eval_every = 500
+    config.eval_every = 1000
 
     config.generation = ml_collections.ConfigDict({"do_sample": False, "max_new_tokens": 256})
     config.tokenizer = ml_collections.ConfigDict({"vocab_size": 1024})
@@ -27,7 +27,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.batches_per_group = 4
     config.data.group_threads = 1
     config.data.text_share = 0.05
-    config.data.curriculum = ((300, 1, ("order", "count", "direction", "timbre")), (700, 2, ()), (1200, 3, ()), (3600, 5, ()))
+    config.data.curriculum = (
+        (200, 1, ("order", "count", "direction", "timbre")),
+        (450, 2, ()),
+        (800, 3, ()),
+        (3000, 5, ()),
+    )
     config.data.buckets = ((80, 36_000), (96, 46_000), (112, 54_000), (136, 64_000), (160, 64_000))
 
     config.optim = ml_collections.ConfigDict()

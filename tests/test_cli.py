@@ -157,7 +157,5 @@ def test_a_file_without_a_question(tmp_path, capsys):
 
 
 def test_a_config_mistake_in_training(tmp_path, capsys):
-    code, _, err = run(
-        capsys, "train", "--config=configs/tiny.py", f"--workdir={tmp_path / 'run'}", "--config.stpes=3"
-    )
+    code, _, err = run(capsys, "train", "--config=configs/tiny.py", f"--workdir={tmp_path / 'run'}", "--config.stpes=3")
     assert code == 2 and "did you mean steps" in err and not (tmp_path / "run").exists()

@@ -14,8 +14,13 @@ TAIL = 479
 
 MAX_POSITIONS = 1500
 MAX_CHUNK_SAMPLES = 2 * MAX_POSITIONS * HOP - TAIL + HOP - 1
+"""The most that fills no more than 1,500 positions: 479,680, 29.98 s."""
+
 CHUNK_SECONDS = 25
 CHUNK_SAMPLES = CHUNK_SECONDS * SAMPLE_RATE
+MIN_SAMPLES = 321
+"""The least that gives an audio token: just over 0.020 s."""
+
 LENGTH_RULES = ("hf", "vllm")
 
 

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stepaudio_jax.audio import lengths
+from stepaudio_jax.audio import lengths, stack
+from stepaudio_jax.audio.chunks import BUCKETS
 from stepaudio_jax.data import Example, bucket, encode
 from stepaudio_jax.inference.programs import Programs
 from stepaudio_jax.inference.sampling import SamplingArrays
@@ -27,9 +28,8 @@ from stepaudio_jax.text import Tokenizer
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
-CHUNK_SAMPLES = tuple(16000 * seconds for seconds in (2, 5, 10, 15, 26))
 CHUNKS_AT_ONCE = (1, 4, 16)
-"""Bucket sizes: rows of a batch; prompt, cache and feature lengths; samples of a chunk; chunks encoded together."""
+"""Bucket sizes: rows of a batch; prompt, cache and feature lengths; chunks encoded together."""
 
 STOP_IDS = 8
 
@@ -168,7 +168,9 @@ class Generator:
             pending = row.writer.pending[:steps]
             forced[i, : len(pending)] = pending
         wanted = min(steps, max(row.limit - len(row.writer.token_ids) for row in rows if not row.writer.done))
-        out = self.programs.decode(cache, last, positions, live, forced, stop_ids, self._seen(rows, size), params, wanted)
+        out = self.programs.decode(
+            cache, last, positions, live, forced, stop_ids, self._seen(rows, size), params, wanted
+        )
         tokens, log_probs, ran = np.asarray(out.tokens), np.asarray(out.log_probs), int(out.steps)
         for i, row in enumerate(rows):
             for step in range(ran if live[i] else 0):
@@ -197,16 +199,15 @@ class Generator:
     def _hear(self, rows: Sequence[_Row]) -> Iterator[Event]:
         """Encodes all chunks of a batch and returns features [R, E] (None without audio) and each row's slots."""
         chunks = [(i, j, piece) for i, row in enumerate(rows) for j, piece in enumerate(row.example.chunks)]
+        chunks.sort(key=lambda chunk: len(chunk[2]))  # so that those of one bucket come together
         slots = [np.full(row.example.num_tokens, -1, np.int32) for row in rows]
         parts, offset, done = [], 0, 0
         while done < len(chunks):
-            width = bucket(len(chunks[done][2]), CHUNK_SAMPLES)
-            same = list(itertools.takewhile(lambda c, w=width: bucket(len(c[2]), CHUNK_SAMPLES) == w, chunks[done:]))
+            width = bucket(len(chunks[done][2]), BUCKETS)
+            same = list(itertools.takewhile(lambda c, w=width: bucket(len(c[2]), BUCKETS) == w, chunks[done:]))
             together = max(n for n in CHUNKS_AT_ONCE if n <= len(same))
-            samples = np.zeros((together, width), np.float32)
-            sizes = np.zeros(together, np.int32)
-            for place, (i, j, piece) in enumerate(same[:together]):
-                samples[place, : len(piece)], sizes[place] = piece, len(piece)
+            samples, sizes = stack([piece for *_, piece in same[:together]])
+            for place, (i, j, _) in enumerate(same[:together]):
                 start, count = rows[i].example.rendered.spans[j]
                 per_chunk = int(lengths.adaptor_frames(width))
                 slots[i][start : start + count] = offset + place * per_chunk + np.arange(count)

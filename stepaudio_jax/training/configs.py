@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
+Config = Any
+"""An ml_collections.ConfigDict: its values have types that only the config file knows."""
 
-def read_config(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+
+def read_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """The ConfigDict of `get_config()` in a Python file, with `--config.key=value` overrides.
 
     Raises:
@@ -46,7 +50,7 @@ def _explain(path: str, overrides: Sequence[str], error: Exception) -> str:
     return str(error)
 
 
-def _flatten(config: ml_collections.ConfigDict, prefix: str = ""):
+def _flatten(config: Config, prefix: str = ""):
     for key, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
             yield from _flatten(value, f"{prefix}{key}.")

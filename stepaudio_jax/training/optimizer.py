@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import jax
-import ml_collections
 import optax
 
+from stepaudio_jax.training.configs import Config
 
-def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTransformation:
+
+def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     """The optimizer of a config's `optim` section.
 
     Args:
@@ -26,7 +27,7 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.Gradi
     )
 
 
-def make_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
+def make_schedule(config: Config, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup_steps, steps, config.end_learning_rate
     )

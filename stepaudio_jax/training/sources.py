@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import grain
-import ml_collections
 import numpy as np
 
 from stepaudio_jax import miniature
 from stepaudio_jax.data import Batch, Example, collate, encode
 from stepaudio_jax.text import Tokenizer
+from stepaudio_jax.training.configs import Config
 
 
-def miniature_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
+def miniature_batches(config: Config, tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
     """Endless batches of fresh scenes and questions, none seen twice.
 
     A group of batches is drawn together, sorted by length and cut into batches, so that little of a batch is
@@ -32,7 +32,7 @@ def miniature_batches(config: ml_collections.ConfigDict, tokenizer: Tokenizer, s
         yield from group
 
 
-def _group(config: ml_collections.ConfigDict, tokenizer: Tokenizer, seed: int, index: int) -> list[Batch]:
+def _group(config: Config, tokenizer: Tokenizer, seed: int, index: int) -> list[Batch]:
     rng = np.random.default_rng((seed, index))
     max_events, kinds = _lesson(config.curriculum, index * config.batches_per_group)
     examples = []
@@ -51,7 +51,7 @@ def _group(config: ml_collections.ConfigDict, tokenizer: Tokenizer, seed: int, i
     return batches
 
 
-def _batch(examples: list[Example], config: ml_collections.ConfigDict) -> Batch:
+def _batch(examples: list[Example], config: Config) -> Batch:
     length = max(example.num_tokens for example in examples)
     samples = max(example.longest_chunk for example in examples)
     for bucket_length, bucket_samples in config.buckets:
@@ -62,7 +62,5 @@ def _batch(examples: list[Example], config: ml_collections.ConfigDict) -> Batch:
 
 def _lesson(curriculum, step: int) -> tuple[int, tuple[str, ...]]:
     """Most events of a scene and the kinds of questions, all of them where the curriculum names none."""
-    for until, max_events, kinds in curriculum:
-        if step < until:
-            break
+    _, max_events, kinds = next((lesson for lesson in curriculum if step < lesson[0]), curriculum[-1])
     return max_events, tuple(kinds) or miniature.KINDS

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from etils import epath
 from flax import nnx
 from rich.console import Console
@@ -19,6 +18,7 @@ from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.data import Batch
 from stepaudio_jax.models import StepAudio
 from stepaudio_jax.text import Tokenizer
+from stepaudio_jax.training.configs import Config
 from stepaudio_jax.training.optimizer import make_optimizer
 from stepaudio_jax.training.sources import miniature_batches
 from stepaudio_jax.training.step import TrainState, init_state, make_train_step, merge
@@ -26,9 +26,7 @@ from stepaudio_jax.training.step import TrainState, init_state, make_train_step,
 Evaluate = Callable[[StepAudio, Tokenizer], dict[str, float]]
 
 
-def train(
-    config: ml_collections.ConfigDict, workdir: epath.PathLike, *, evaluate: Evaluate | None = None
-) -> epath.Path:
+def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None = None) -> epath.Path:
     """Trains from scratch by a config such as configs/tiny.py and writes `workdir/checkpoint`.
 
     Beside it: config.json, the resolved configuration, metrics.jsonl, one line per logged step, and `latest`, the
@@ -75,7 +73,7 @@ def train(
     return target
 
 
-def init_model(config: ml_collections.ConfigDict) -> StepAudio:
+def init_model(config: Config) -> StepAudio:
     """The model of a config, its random weights made under one jit."""
     sizes = StepAudioConfig.preset(config.model)
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: StepAudio(sizes, rngs=nnx.Rngs(0))))
@@ -84,7 +82,7 @@ def init_model(config: ml_collections.ConfigDict) -> StepAudio:
 
 
 def _loop(
-    config: ml_collections.ConfigDict,
+    config: Config,
     workdir: epath.Path,
     step: Callable,
     state: TrainState,
@@ -100,7 +98,11 @@ def _loop(
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    lines = []
+
+    def log(values: dict[str, float]):
+        with (workdir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("train", total=config.steps, loss=float("nan"), rate=0.0)
         start, seen = time.monotonic(), 0
@@ -120,12 +122,8 @@ def _loop(
                         f"step {number}/{config.steps}  loss {values['loss']:.3f}  "
                         f"accuracy {values['accuracy']:.3f}  {seconds:.0f} s"
                     )
-                lines.append(values)
+                log(values)
             if number % config.eval_every == 0 and (scores := evaluate(state)):
-                lines.append({"step": number} | scores)
+                log({"step": number} | scores)
                 console.print(f"step {number}: " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()))
-            if len(lines) >= 10 or number == config.steps:
-                with (workdir / "metrics.jsonl").open("a") as file:
-                    file.write("".join(json.dumps(line) + "\n" for line in lines))
-                lines = []
     return state

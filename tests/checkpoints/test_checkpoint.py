@@ -73,7 +73,7 @@ def test_overwriting_keeps_the_old_one_until_the_new_is_whole(folder, monkeypatc
 
 
 def test_no_such_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match="no such checkpoint.*tiny"):
+    with pytest.raises(CheckpointError, match=r"no such checkpoint.*tiny"):
         checkpoints.load(tmp_path / "nothing")
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="found a file"):

@@ -42,15 +42,15 @@ def test_wilson_intervals():
 
 def test_normal_intervals_cover_the_mean():
     rng = np.random.default_rng(0)
-    hits = sum(
-        s.low <= 0.5 <= s.high for s in (Score.of(rng.beta(2, 2, 200).tolist()) for _ in range(400))
-    )
+    hits = sum(s.low <= 0.5 <= s.high for s in (Score.of(rng.beta(2, 2, 200).tolist()) for _ in range(400)))
     assert 0.92 <= hits / 400 <= 0.98
 
 
 def test_every_item_is_scored_in_its_group():
     items = [Item(Request(Conversation((human(str(i)),))), i % 3, "even" if i % 2 == 0 else "odd") for i in range(12)]
-    generate = answering(lambda request: f"</think>{int(request.conversation.turns[0].text) % 3 if len(request.id) else 0}")
+    generate = answering(
+        lambda request: f"</think>{int(request.conversation.turns[0].text) % 3 if len(request.id) else 0}"
+    )
     result = evaluate(generate, items, lambda done, truth: float(done.answer == str(truth)) * (truth != 2))
     assert result.overall.n == 12 and result.overall.mean == pytest.approx(8 / 12)
     assert {name: score.n for name, score in result.groups.items()} == {"even": 6, "odd": 6}

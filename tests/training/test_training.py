@@ -111,7 +111,9 @@ def test_the_source_is_a_function_of_seed_and_step():
     one, same, other = first(0), first(0), first(1)
     for a, b in zip(one, same, strict=True):
         jax.tree.map(np.testing.assert_array_equal, a, b)
-    assert any(a.tokens.shape != b.tokens.shape or np.any(a.tokens != b.tokens) for a, b in zip(one, other, strict=True))
+    assert any(
+        a.tokens.shape != b.tokens.shape or np.any(a.tokens != b.tokens) for a, b in zip(one, other, strict=True)
+    )
 
 
 def training_tokenizer():
