@@ -87,7 +87,8 @@ class RopeScaling:
             raise ConfigError(f"rope_scaling: unknown keys {unknown}; known are {sorted(known)}")
         if "factor" not in values and rope_type in ("linear", "yarn"):
             raise ConfigError(f'rope_scaling: "{rope_type}" needs a "factor"')
-        return cls(rope_type=rope_type, **({"factor": 1.0} | values))
+        arguments: dict[str, Any] = {"factor": 1.0} | values
+        return cls(rope_type=rope_type, **arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _decoder_from_hf(text: Mapping[str, Any]) -> DecoderConfig:
     rope = values.get("rope_parameters") or values.get("rope_scaling")  # transformers 5 renamed it
     values["rope_scaling"] = RopeScaling.from_hf(rope)
     if "rope_theta" not in values:
-        if "rope_theta" not in (rope or {}):
+        if not rope or "rope_theta" not in rope:
             raise ConfigError("text_config.rope_theta: missing")
         values["rope_theta"] = rope["rope_theta"]
     for key in ("hidden_size", "num_attention_heads"):

@@ -35,8 +35,7 @@ def run(folder: str, seed: int | None) -> int:
     for number, kind in enumerate(rng.permutation(KINDS)[:3], 1):
         question = miniature.make_question(rng, str(kind))
         file = path / f"scene-{number}.wav"
-        with file.open("wb") as out:
-            soundfile.write(out, question.conversation.audio[0].samples, SAMPLE_RATE, format="WAV")
+        soundfile.write(str(file), question.conversation.audio[0].samples, SAMPLE_RATE)
         asked = question.prompt.turns[-1].text
         with console.status(f"listening to {file}"):
             reply = model.ask([file], asked)

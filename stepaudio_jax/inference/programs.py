@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from stepaudio_jax.inference.sampling import SamplingArrays, sample
 from stepaudio_jax.models import StepAudio
+from stepaudio_jax.models.layers import AnyArray
 
 
 class Burst(NamedTuple):
@@ -44,17 +45,17 @@ class Programs:
     @property
     def compilations(self) -> int:
         jitted = (self._encode, self._prefill, self._decode, self._grow)
-        return sum(program._cache_size() for program in jitted)
+        return sum(program._cache_size() for program in jitted)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def encode(self, samples: Float[Array, "X W"], lengths: Int[Array, " X"]) -> Float[Array, "X A E"]:
+    def encode(self, samples: Float[AnyArray, "X W"], lengths: Int[AnyArray, " X"]) -> Float[Array, "X A E"]:
         """Audio features of chunks in one bucket shape."""
         return self._encode(self.state, samples, lengths)
 
     def prefill(
         self,
-        tokens: Int[Array, "B T"],
-        slots: Int[Array, "B T"],
-        features: Float[Array, "R E"] | None,
+        tokens: Int[AnyArray, "B T"],
+        slots: Int[AnyArray, "B T"],
+        features: Float[AnyArray, "R E"] | None,
         cache_length: int,
     ) -> Any:
         """A cache of `cache_length` slots that holds the prompts."""
@@ -63,12 +64,12 @@ class Programs:
     def decode(
         self,
         cache: Any,
-        tokens: Int[Array, " B"],
-        positions: Int[Array, " B"],
-        live: Bool[Array, " B"],
-        forced: Int[Array, "B K"],
-        stop_ids: Int[Array, "B S"],
-        seen: Bool[Array, "B V"],
+        tokens: Int[AnyArray, " B"],
+        positions: Int[AnyArray, " B"],
+        live: Bool[AnyArray, " B"],
+        forced: Int[AnyArray, "B K"],
+        stop_ids: Int[AnyArray, "B S"],
+        seen: Bool[AnyArray, "B V"],
         params: SamplingArrays,
         wanted: int,
     ) -> Burst:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from stepaudio_jax.inference.types import SamplingParams
+from stepaudio_jax.models.layers import AnyArray
 
 REMOVED = -jnp.inf
 
@@ -21,12 +22,12 @@ REMOVED = -jnp.inf
 class SamplingArrays(NamedTuple):
     """SamplingParams of a batch, one entry per row."""
 
-    temperature: Float[Array, " B"]
-    top_k: Int[Array, " B"]
-    top_p: Float[Array, " B"]
-    min_p: Float[Array, " B"]
-    repetition_penalty: Float[Array, " B"]
-    seed: UInt[Array, " B"]
+    temperature: Float[AnyArray, " B"]
+    top_k: Int[AnyArray, " B"]
+    top_p: Float[AnyArray, " B"]
+    min_p: Float[AnyArray, " B"]
+    repetition_penalty: Float[AnyArray, " B"]
+    seed: UInt[AnyArray, " B"]
 
     @classmethod
     def stack(cls, params: Sequence[SamplingParams]) -> SamplingArrays:

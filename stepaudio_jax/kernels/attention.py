@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 MASKED = -1e30
@@ -21,8 +22,8 @@ def flash_attention(
     v: Float[Array, "B K N D"],
     *,
     causal: bool,
-    q_segment_ids: Int[Array, "B Q"] | None = None,
-    kv_segment_ids: Int[Array, "B K"] | None = None,
+    q_segment_ids: Int[Array | np.ndarray, "B Q"] | None = None,
+    kv_segment_ids: Int[Array | np.ndarray, "B K"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "B Q H D"]:
     """softmax(q · kᵀ · scale) · v, where query i sees key j if j ≤ i (when causal) and their segments agree.
@@ -36,7 +37,7 @@ def flash_attention(
       ValueError: heads that do not divide, lengths that disagree, or segment ids given on one side only.
     """
     _check(q, k, v, q_segment_ids, kv_segment_ids)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = float(q.shape[-1] ** -0.5) if scale is None else scale
     q_len, k_len = q.shape[1], k.shape[1]
     if not causal or q_len != k_len or q_len <= QUERY_BLOCK:
         return _attend(q, k, v, causal, q_segment_ids, kv_segment_ids, scale, first_query=0)
@@ -64,14 +65,14 @@ def decode_attention(
     q: Float[Array, "B Q H D"],
     k_cache: Float[Array, "B N K D"],
     v_cache: Float[Array, "B N K D"],
-    positions: Int[Array, "B Q"],
+    positions: Int[Array | np.ndarray, "B Q"],
     *,
     scale: float | None = None,
 ) -> Float[Array, "B Q H D"]:
     """New queries against a cache in which the key of position p lies in slot p: slot j is seen if j ≤ position."""
     batch, q_len, heads, dim = q.shape
     kv_heads = k_cache.shape[1]
-    scale = dim**-0.5 if scale is None else scale
+    scale = float(dim**-0.5) if scale is None else scale
     grouped = q.reshape(batch, q_len, kv_heads, heads // kv_heads, dim).transpose(0, 2, 1, 3, 4)
     grouped = grouped.reshape(batch, kv_heads, -1, dim)
     scores = jnp.einsum("bnqd,bnkd->bnqk", grouped, k_cache, preferred_element_type=jnp.float32) * scale
@@ -102,7 +103,9 @@ def _attend(q, k, v, causal, q_segment_ids, kv_segment_ids, scale, *, first_quer
         scores = jnp.where(seen[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(batch, kv_heads, group * q_len, k_len)
     out = jnp.einsum("bnqk,bknd->bnqd", weights, v).reshape(batch, kv_heads, group, q_len, dim)
-    if q_segment_ids is not None:  # softmax of a row of equal masked scores is uniform: make it nothing
+    if (
+        q_segment_ids is not None and seen is not None
+    ):  # softmax of a row of equal masked scores is uniform: make it nothing
         out = jnp.where(seen.any(-1)[:, None, None, :, None], out, 0)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, q_len, heads, dim)
 

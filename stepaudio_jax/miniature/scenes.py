@@ -77,20 +77,21 @@ def random_event(rng: np.random.Generator, kind: str | None = None, **fixed: str
     pitch = (fixed.get("pitch") or _pick(rng, PITCHES)) if kind == "tone" else ""
     traits = {"tone": TIMBRES, "chirp": DIRECTIONS, "click train": TEMPOS, "vowel": VOWELS}.get(kind, ("",))
     trait = fixed.get("trait") or _pick(rng, traits)
-    spans = {
+    spans: dict[str, tuple[float, float] | None] = {
         "tone": PITCHES.get(pitch),
         "chirp": (300.0, 450.0),
         "vowel": (100.0, 150.0),
         "click train": TEMPOS.get(trait),
     }
+    low, high = spans.get(kind) or (0.0, 0.0)
     return Event(
         kind,
         loudness,
         trait,
         pitch,
         seconds=rng.uniform(0.5, 0.6) if kind == "click train" else rng.uniform(0.25, 0.5),
-        level_db=rng.uniform(*LOUDNESS[loudness]),
-        hz=rng.uniform(*(spans.get(kind) or (0.0, 0.0))),
+        level_db=rng.uniform(LOUDNESS[loudness][0], LOUDNESS[loudness][1]),
+        hz=rng.uniform(low, high),
     )
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from stepaudio_jax.config import DecoderConfig
 from stepaudio_jax.kernels import decode_attention, flash_attention
 from stepaudio_jax.models.layers import (
+    AnyArray,
     Linear,
     RMSNorm,
     apply_rope,
@@ -65,11 +66,11 @@ class Decoder(nnx.Module):
         self.config = config
         table = (config.vocab_size, config.hidden_size), ("vocab", "embed")
         self.embed_tokens = param(rngs, normal, *table, None, dtype)
-        self.layers = DecoderLayer(config, rngs, layers=config.num_hidden_layers, dtype=dtype)
+        self.layers: nnx.Module | nnx.List = DecoderLayer(config, rngs, layers=config.num_hidden_layers, dtype=dtype)
         self.norm = RMSNorm(rngs, config.hidden_size, config.rms_norm_eps, dtype=dtype)
         self.lm_head = None if config.tie_word_embeddings else param(rngs, head_init, *table, None, dtype)
 
-    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T E"]:
+    def embed(self, tokens: Int[AnyArray, "B T"]) -> Float[Array, "B T E"]:
         return self.embed_tokens[...][tokens]
 
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
@@ -80,8 +81,8 @@ class Decoder(nnx.Module):
     def __call__(
         self,
         embeds: Float[Array, "B T E"],
-        positions: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"] | None = None,
+        positions: Int[AnyArray, "B T"],
+        segment_ids: Int[AnyArray, "B T"] | None = None,
         *,
         remat: str = "none",
         return_kv: bool = False,
@@ -104,7 +105,7 @@ class Decoder(nnx.Module):
         return (self.norm(hidden), kv) if return_kv else self.norm(hidden)
 
     def extend(
-        self, embeds: Float[Array, "B T E"], positions: Int[Array, "B T"], cache: Any
+        self, embeds: Float[Array, "B T E"], positions: Int[AnyArray, "B T"], cache: Any
     ) -> tuple[Float[Array, "B T E"], Any]:
         """Runs new tokens against a cache, in which position p lies in slot p, and writes theirs into it.
 

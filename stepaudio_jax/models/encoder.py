@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from stepaudio_jax.audio import lengths
 from stepaudio_jax.config import AudioEncoderConfig
 from stepaudio_jax.kernels import flash_attention
-from stepaudio_jax.models.layers import Conv, LayerNorm, Linear, param, run_layers
+from stepaudio_jax.models.layers import AnyArray, Conv, LayerNorm, Linear, param, run_layers
 
 
 class EncoderLayer(nnx.Module):
@@ -63,13 +63,13 @@ class AudioEncoder(nnx.Module):
         self.positional_embedding = param(
             rngs, sinusoids, (config.n_audio_ctx, state), (None, "audio_embed"), None, dtype
         )
-        self.layers = EncoderLayer(config, rngs, layers=config.n_audio_layer, dtype=dtype)
+        self.layers: nnx.Module | nnx.List = EncoderLayer(config, rngs, layers=config.n_audio_layer, dtype=dtype)
         self.after_norm = LayerNorm(rngs, state, dtype=dtype)
 
     def __call__(
         self,
-        mel: Float[Array, "B F M"],
-        samples: Int[Array, " B"],
+        mel: Float[AnyArray, "B F M"],
+        samples: Int[AnyArray, " B"],
         *,
         length_rule: str = "hf",
         remat: str = "none",
@@ -84,8 +84,9 @@ class AudioEncoder(nnx.Module):
         Raises:
           ValueError: more frames than the encoder has positions.
         """
+        samples = jnp.asarray(samples)
         frames = lengths.mel_frames(samples)
-        x = mel.astype(self.conv1.kernel.dtype)
+        x = jnp.asarray(mel).astype(self.conv1.kernel.dtype)
         x = zero_after(gelu(self.conv1(zero_after(x, frames))), frames)
         x = gelu(self.conv2(x))
         steps, limit = x.shape[1], self.positional_embedding.shape[0]
@@ -108,7 +109,7 @@ def sinusoids(key: Array, shape: tuple[int, int], dtype) -> Float[Array, "C S"]:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1).astype(dtype)
 
 
-def key_frames(samples: Int[Array, " B"], length_rule: str) -> Int[Array, " B"]:
+def key_frames(samples: Int[AnyArray, " B"], length_rule: str) -> Int[Array, " B"]:
     """Conv2-rate frames that attention may look at: those whose mel frame, every second one starting at
     (T + 1) % 2, lies before the counted length L."""
     first = (lengths.mel_frames(samples) + 1) % 2

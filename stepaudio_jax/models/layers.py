@@ -18,6 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from stepaudio_jax.config import ConfigError, DecoderConfig
 
+AnyArray = Array | np.ndarray
+"""What may lie on the host or on a device."""
+
 Axes = tuple[str | None, ...]
 
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
@@ -153,7 +156,7 @@ def rope_frequencies(config: DecoderConfig) -> tuple[np.ndarray, float]:
     return inverse, magnitude(1.0)
 
 
-def rope_tables(config: DecoderConfig, positions: Int[Array, "B T"]) -> tuple[Array, Array]:
+def rope_tables(config: DecoderConfig, positions: Int[AnyArray, "B T"]) -> tuple[Array, Array]:
     """cos and sin, each float32 [B, T, 1, head_dim / 2], for `apply_rope`."""
     inverse, factor = rope_frequencies(config)
     angles = positions[..., None].astype(jnp.float32) * jnp.asarray(inverse, jnp.float32)

@@ -19,6 +19,7 @@ from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.models.adaptor import Adaptor
 from stepaudio_jax.models.decoder import Decoder
 from stepaudio_jax.models.encoder import AudioEncoder
+from stepaudio_jax.models.layers import AnyArray
 
 
 class AudioInput(NamedTuple):
@@ -31,9 +32,9 @@ class AudioInput(NamedTuple):
         takes its place, or −1 for a token of text.
     """
 
-    samples: Float[Array, "X W"]
-    lengths: Int[Array, " X"]
-    slots: Int[Array, "B T"]
+    samples: Float[AnyArray, "X W"]
+    lengths: Int[AnyArray, " X"]
+    slots: Int[AnyArray, "B T"]
 
 
 class StepAudio(nnx.Module):
@@ -44,19 +45,30 @@ class StepAudio(nnx.Module):
         self.decoder = Decoder(config.decoder, rngs, dtype=dtype)
 
     def encode_mel(
-        self, mel: Float[Array, "X F M"], lengths: Int[Array, " X"], *, length_rule: str = "hf", remat: str = "none"
+        self,
+        mel: Float[AnyArray, "X F M"],
+        lengths: Int[AnyArray, " X"],
+        *,
+        length_rule: str = "hf",
+        remat: str = "none",
     ) -> Float[Array, "X A E"]:
         """Audio features at 12.5 Hz from log-mel; rows beyond a chunk's own token count are not to be read."""
         return self.adaptor(self.encoder(mel, lengths, length_rule=length_rule, remat=remat))
 
     def encode_audio(
-        self, samples: Float[Array, "X W"], lengths: Int[Array, " X"], *, length_rule: str = "hf", remat: str = "none"
+        self,
+        samples: Float[AnyArray, "X W"],
+        lengths: Int[AnyArray, " X"],
+        *,
+        length_rule: str = "hf",
+        remat: str = "none",
     ) -> Float[Array, "X A E"]:
         """Audio features at 12.5 Hz from waveforms."""
+        samples, lengths = jnp.asarray(samples), jnp.asarray(lengths)
         return self.encode_mel(log_mel(samples, lengths), lengths, length_rule=length_rule, remat=remat)
 
     def embed(
-        self, tokens: Int[Array, "B T"], features: Float[Array, "X A E"] | None, slots: Int[Array, "B T"] | None
+        self, tokens: Int[AnyArray, "B T"], features: Float[Array, "X A E"] | None, slots: Int[AnyArray, "B T"] | None
     ) -> Float[Array, "B T E"]:
         """Token embeddings, with audio features in the places that `slots` names."""
         embeds = self.decoder.embed(tokens)
@@ -68,9 +80,9 @@ class StepAudio(nnx.Module):
 
     def hidden(
         self,
-        tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
+        tokens: Int[AnyArray, "B T"],
+        positions: Int[AnyArray, "B T"],
+        segment_ids: Int[AnyArray, "B T"],
         audio: AudioInput | None = None,
         *,
         length_rule: str = "hf",

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from stepaudio_jax.models.layers import AnyArray
+
 
 def next_token_cross_entropy(
-    logits: Float[Array, "B T V"], tokens: Int[Array, "B T"], loss_mask: Bool[Array, "B T"]
+    logits: Float[Array, "B T V"], tokens: Int[AnyArray, "B T"], loss_mask: Bool[AnyArray, "B T"]
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Mean negative log-likelihood (nats) of the masked tokens, each predicted from those before it.
 

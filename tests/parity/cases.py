@@ -60,11 +60,14 @@ def reference(name: str) -> tuple[torch_reference.Reference, dict[str, np.ndarra
     return torch_reference.random_model(CONFIGS[name], seed=sorted(CONFIGS).index(name))
 
 
-@functools.cache
-def ours(name: str, dtype=jnp.float32) -> StepAudio:
+def fresh(name: str, dtype=jnp.float32) -> StepAudio:
+    """Our model with the reference's weights."""
     model = StepAudio(CONFIGS[name], rngs=nnx.Rngs(99), dtype=dtype)
     hf_names.load_state(model, reference(name)[1])
     return model
+
+
+ours = functools.cache(fresh)
 
 
 def sound(samples: int, seed: int = 0) -> np.ndarray:
