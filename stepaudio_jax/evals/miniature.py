@@ -6,7 +6,6 @@ import collections
 import dataclasses
 
 import numpy as np
-from flax import nnx
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -110,7 +109,7 @@ def _silence(conversation: Conversation) -> Conversation:
 
 def examine(model: models.StepAudio, tokenizer: Tokenizer, *, per_kind: int = 12) -> dict[str, float]:
     """A quick look at a model in training: accuracy overall, and events heard right."""
-    generator = Generator(nnx.clone(model), tokenizer, batch_size=32)
+    generator = Generator(model, tokenizer, batch_size=32)
     result = evaluate(generator.generate, held_out_items(per_kind, seed=1), score_answer)
     kinds, details = event_scores(result)
     return {"eval_accuracy": result.overall.mean, "eval_events": kinds, "eval_details": details}

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from stepaudio_jax.audio import lengths, stack
 from stepaudio_jax.audio.chunks import BUCKETS
@@ -27,7 +28,7 @@ from stepaudio_jax.models.layers import unstack
 from stepaudio_jax.text import Tokenizer
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
+LENGTHS = tuple(length for power in range(6, 19) for length in (2**power, 3 * 2 ** (power - 1)))
 CHUNKS_AT_ONCE = (1, 4, 16)
 """Bucket sizes: rows of a batch; prompt, cache and feature lengths; chunks encoded together."""
 
@@ -75,6 +76,7 @@ class Generator:
           burst: decode steps between two looks of the host.
         """
         if jax.default_backend() == "cpu":  # slicing a stack of layers would move every weight twice per token
+            model = nnx.merge(*nnx.split(model))  # the caller's model stays as it is
             model.decoder.layers = unstack(model.decoder.layers)
         self.model_config = model.config
         self.tokenizer = tokenizer
@@ -194,7 +196,7 @@ class Generator:
     def _cache_length(self, rows: Sequence[_Row], at_least: int) -> int:
         """Slots for the next burst of every live row, with room so that short replies never grow the cache."""
         ends = [row.position + self.programs.steps + 1 for row in rows if not row.writer.done]
-        return bucket(max([at_least, *ends]), LENGTHS[2:])
+        return bucket(max([at_least, *ends]), LENGTHS[4:])
 
     def _hear(self, rows: Sequence[_Row]) -> Iterator[Event]:
         """Encodes all chunks of a batch and returns features [R, E] (None without audio) and each row's slots."""
