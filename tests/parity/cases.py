@@ -62,7 +62,7 @@ def reference(name: str) -> tuple[torch_reference.Reference, dict[str, np.ndarra
 
 def fresh(name: str, dtype=jnp.float32) -> StepAudio:
     """Our model with the reference's weights."""
-    model = StepAudio(CONFIGS[name], rngs=nnx.Rngs(99), dtype=dtype)
+    model = nnx.eval_shape(lambda: StepAudio(CONFIGS[name], rngs=nnx.Rngs(0), dtype=dtype))  # shapes to be filled
     hf_names.load_state(model, reference(name)[1])
     return model
 
