@@ -30,7 +30,7 @@ def run(folder: str, seed: int | None) -> int:
 
     table = Table(show_lines=True)
     for column in ("file and question", "the model thinks", "answers", "truth"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     right = 0
     for number, kind in enumerate(rng.permutation(KINDS)[:3], 1):
         question = miniature.make_question(rng, str(kind))

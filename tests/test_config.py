@@ -47,9 +47,8 @@ def test_a_bare_decoder_and_a_bare_encoder():
     assert decoder.decoder.hidden_size == 64
     with pytest.raises(ConfigError, match="decoder only"):
         _ = decoder.audio
-    encoder = StepAudioConfig.from_hf(
-        {"architectures": ["Qwen2AudioForConditionalGeneration"], "audio_config": {"d_model": 32, "encoder_layers": 3}}
-    )
+    sizes = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2}
+    encoder = StepAudioConfig.from_hf({"architectures": ["Qwen2AudioForConditionalGeneration"], "audio_config": sizes})
     assert (encoder.audio.n_audio_state, encoder.audio.n_audio_layer, encoder.audio.n_audio_ctx) == (32, 3, 1500)
     with pytest.raises(ConfigError, match="audio encoder only"):
         _ = encoder.decoder

@@ -67,6 +67,8 @@ def save(
         (unfinished / "generation_config.json").write_text(json.dumps(dict(generation), indent=2) + "\n")
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(unfinished / PARAMS, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    if (marker := unfinished / PARAMS / "commit_success.txt").exists():
+        marker.write_text("Checkpoint commit was successful\n")  # without the path, which is about to change
     if path.exists():
         path.rmtree()
     unfinished.rename(path)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from stepaudio_jax.audio import chunk, lengths
+from stepaudio_jax.audio import AudioError, chunk, lengths
 from stepaudio_jax.models.step_audio import AudioInput
 from stepaudio_jax.text import Conversation, Rendered, Tokenizer, render
 
@@ -66,8 +66,11 @@ def encode(conversation: Conversation, tokenizer: Tokenizer, *, length_rule: str
 
     def chunk_tokens(clip) -> list[int]:
         pieces = chunk(clip.samples)
+        counts = [int(lengths.audio_tokens(len(piece), length_rule)) for piece in pieces]
+        if min(counts) < 1:
+            raise AudioError(f"{clip.name}: {clip.seconds:.4f} s of sound; one audio token needs more than 0.020 s")
         chunks.extend(pieces)
-        return [int(lengths.audio_tokens(len(piece), length_rule)) for piece in pieces]
+        return counts
 
     rendered = render(conversation, tokenizer, chunk_tokens, **render_options)
     return Example(rendered, tuple(chunks))

@@ -42,6 +42,11 @@ def test_it_reads_in_another_dtype(saved):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)), state, whole)
 
 
+def test_no_file_tells_where_it_was_written(saved):
+    for file in saved.rglob("*"):
+        assert not file.is_file() or str(saved.parent).encode() not in file.read_bytes(), file
+
+
 def test_an_existing_folder_is_kept(saved):
     with pytest.raises(CheckpointError, match="exists already"):
         checkpoints.save(saved, small.model(), "{}")

@@ -62,7 +62,8 @@ def reference(name: str) -> tuple[torch_reference.Reference, dict[str, np.ndarra
 
 def fresh(name: str, dtype=jnp.float32) -> StepAudio:
     """Our model with the reference's weights."""
-    model = nnx.eval_shape(lambda: StepAudio(CONFIGS[name], rngs=nnx.Rngs(0), dtype=dtype))  # shapes to be filled
+    model = nnx.eval_shape(lambda: StepAudio(CONFIGS[name], rngs=nnx.Rngs(0), dtype=dtype))
+    nnx.update(model, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), nnx.state(model)))
     hf_names.load_state(model, reference(name)[1])
     return model
 
