@@ -7,8 +7,8 @@ two paths: torch, which it takes wherever torch is installed, and numpy. It pads
 default of 30 s, which would only be slower. Repetitions take turns, so that a busy machine slows all alike; the
 times are medians, the ratio is to the extractor's fastest way. Compilation is told apart and counted nowhere else.
 
-The accuracy is the absolute difference to float64 (numpy and librosa's filters) over every chunk. For that alone
-the extractor is given the 479 zeros that the release puts behind a chunk (MODEL.md §3): it then computes the same.
+The accuracy is the absolute difference to float64 (numpy and librosa's filters) over the first ten minutes. For that
+alone the extractor is given the 479 zeros that the release puts behind a chunk (MODEL.md §3): that makes the two equal.
 """
 
 from __future__ import annotations

@@ -5,7 +5,11 @@ floors below it and itself. An import inside a function or under TYPE_CHECKING c
 """
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -136,6 +140,22 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
+def undeclared(root: Path) -> list[str]:
+    """Imports of the packages that pyproject.toml does not ask for, and a fresh installation lacks."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *project.get("optional-dependencies", {}).get("serve", [])]
+    declared = {re.split(r"[^\w.-]", line, maxsplit=1)[0].lower().replace("_", "-") for line in asked}
+    installed = packages_distributions()  # import name → names to install
+    missing = []
+    for name, path in sorted(modules(root).items()):
+        for line, module, _ in imports(name, path):
+            library = module.split(".")[0]
+            names = {found.lower().replace("_", "-") for found in installed.get(library, [library])}
+            if library not in TOP_LEVEL and library not in sys.stdlib_module_names and not names & declared:
+                missing.append(f"{path.relative_to(root)}:{line}: {library} is not among the dependencies")
+    return missing
+
+
 def undocumented(root: Path) -> list[str]:
     """The Python files without a docstring that says what they are."""
     files = [path for top in DOCUMENTED for path in sorted((root / top).rglob("*.py"))]
@@ -151,6 +171,10 @@ def test_no_import_breaks_the_floors():
 
 def test_every_file_says_what_it_is():
     assert undocumented(REPO) == []
+
+
+def test_every_library_is_a_declared_dependency():
+    assert undeclared(REPO) == []
 
 
 # The checker itself, on small houses with one planted fault each.
@@ -222,6 +246,16 @@ def test_checker_finds_what_is_planted(tmp_path, file, source, expected):
     build(tmp_path, {f"stepaudio_jax/{file}": source})
     found = violations(tmp_path)
     assert len(found) == 1 and expected in found[0], found
+
+
+def test_checker_finds_undeclared_libraries(tmp_path):
+    pyproject = '[project]\ndependencies = ["jax>=0.10,<1", "orbax-checkpoint"]\noptional-dependencies.dev = ["chex"]'
+    imported = "import os, jax.numpy\nfrom orbax import checkpoint\nfrom . import config\nimport chex, nowhere"
+    build(tmp_path, {"pyproject.toml": pyproject, "stepaudio_jax/x.py": imported})
+    assert undeclared(tmp_path) == [
+        "stepaudio_jax/x.py:4: chex is not among the dependencies",
+        "stepaudio_jax/x.py:4: nowhere is not among the dependencies",
+    ]
 
 
 def test_checker_finds_files_without_docstring(tmp_path):

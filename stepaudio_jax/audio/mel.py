@@ -5,7 +5,7 @@ Shapes: B chunks, W samples of the bucket, F = (W + 479) // 160 frames, of which
 A chunk's frames look at most 40 samples past the 479 zeros behind it, into a reflection of those zeros. So a chunk
 in a longer bucket is the chunk alone with more zeros behind it, and only the left edge is ever reflected.
 
-Two ways to the power spectrum, both within 5e-5 of float64 in every feature. A CPU transforms frames by FFT, chunk
+Two ways to the power spectrum, both closer to float64 than torch's own float32. A CPU transforms frames by FFT, chunk
 after chunk, so that a chunk's frames never leave its caches. An accelerator multiplies with the Fourier matrix, all
 chunks at once: its matrix units are idle here, and a product, unlike an FFT, follows its batch's sharding.
 """

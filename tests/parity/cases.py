@@ -1,4 +1,4 @@
-"""What the parity tests run on: small configs of the released layout, sounds, prompts, and our side of a batch."""
+"""What the parity tests run on: small configs of the released layout, sounds, prompts, our side of a batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ def _config(audio: tuple[int, int, int], **decoder) -> StepAudioConfig:
     return StepAudioConfig(
         DecoderConfig(**(sizes | decoder)),
         AudioEncoderConfig(
-            n_audio_state=state, n_audio_head=heads, n_audio_layer=layers, llm_dim=hidden, adapter_state=2 * state
+            n_audio_state=state,
+            n_audio_head=heads,
+            n_audio_layer=layers,
+            llm_dim=hidden,
+            adapter_state=2 * state,
         ),
     )
 
@@ -72,7 +76,7 @@ ours = functools.cache(fresh)
 
 
 def sound(samples: int, seed: int = 0) -> np.ndarray:
-    """float32 [samples]: noise under two gliding tones, its loudness changing, so that no two frames are alike."""
+    """float32 [samples]: noise under two gliding tones, never steady, so that no two frames are alike."""
     rng = np.random.default_rng([seed, samples])
     time = np.arange(samples) / 16000
     wave = 0.05 * rng.standard_normal(samples)
@@ -112,7 +116,7 @@ class Arrays(NamedTuple):
 
 
 def batch(prompts: Sequence[Prompt], rule: str, *, length: int, width: int, spare: int = 1) -> Arrays:
-    """Prompts side by side, one a row, their clips in one bucket of `width` samples with `spare` empty places.
+    """Prompts side by side, one a row, their clips in one bucket of `width` samples, `spare` places empty.
 
     The clips lie in reverse order, so that a slot and its clip's place in the prompts are different things.
     """
@@ -161,3 +165,21 @@ def run(model: StepAudio, method: str, rule: str, *args):
     """`model.method(*args, length_rule=rule)`, compiled once per shape."""
     graphdef, state = nnx.split(model)
     return _jitted(graphdef, method, rule)(state, *args)
+
+
+def relative_errors(found: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> dict[str, float]:
+    """Norm of the difference over the norm of the truth, per tensor."""
+    assert found.keys() == truth.keys()
+    errors = {}
+    for name, expected in truth.items():
+        size = np.linalg.norm(expected.astype(np.float64))
+        assert size > 0, f"{name}: its gradient should not vanish"
+        errors[name] = float(np.linalg.norm(found[name].astype(np.float64) - expected) / size)
+    return errors
+
+
+def our_gradients(model, loss) -> dict[str, np.ndarray]:
+    """Gradients of `loss(model)` under the released names."""
+    graphdef, params = nnx.split(model, nnx.Param)
+    grads = jax.jit(jax.grad(lambda params: loss(nnx.merge(graphdef, params))))(params)
+    return hf_names.save_state(nnx.merge(graphdef, grads))

@@ -1,4 +1,4 @@
-"""Parity with torch and transformers. Every measured figure is listed, beside its bound, at the end of the run."""
+"""Parity with torch and transformers. The run ends with every figure measured, beside its bound."""
 
 import importlib.util
 

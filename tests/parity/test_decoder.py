@@ -7,11 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 from torch.nn.functional import cross_entropy
 
 from stepaudio_jax.config import RopeScaling
-from stepaudio_jax.models import hf_names
 from stepaudio_jax.models.layers import rope_frequencies
 from stepaudio_jax.training import next_token_cross_entropy
 from tests.parity import cases, torch_reference
@@ -28,7 +26,7 @@ def sequences() -> list[np.ndarray]:
 
 
 def packed() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, positions and segments [2, 160]: the longest alone in a row, the others in one; the rest padding."""
+    """Tokens, positions and segments [2, 160]: the longest alone in a row, the others in one."""
     tokens, positions, segments = (np.zeros((2, 160), np.int32) for _ in range(3))
     long, *others = sequences()
     for row, members in enumerate(([long], others)):
@@ -56,16 +54,20 @@ def test_logits(name, figure):
     figure(f"decoder logits (standard deviation {width:.2g})", worst, 2e-4)
 
 
+def yarn(factor: float, trained: int | None, **more) -> RopeScaling:
+    return RopeScaling("yarn", factor, original_max_position_embeddings=trained, **more)
+
+
 SCALINGS = {
     "linear": RopeScaling("linear", 3.5),
-    "yarn": RopeScaling("yarn", 4.0, original_max_position_embeddings=4096),
-    "yarn, trained length left out": RopeScaling("yarn", 4.0),
-    "yarn, not truncated": RopeScaling("yarn", 16.0, original_max_position_embeddings=2048, truncate=False),
-    "yarn, betas": RopeScaling("yarn", 2.0, original_max_position_embeddings=8192, beta_fast=16.0, beta_slow=2.0),
-    "yarn, attention factor": RopeScaling("yarn", 8.0, original_max_position_embeddings=512, attention_factor=0.8),
-    "yarn, mscale": RopeScaling("yarn", 40.0, original_max_position_embeddings=4096, mscale=1.0, mscale_all_dim=0.7),
-    "yarn, factor 1": RopeScaling("yarn", 1.0, original_max_position_embeddings=4096),
-    "yarn, everything scaled": RopeScaling("yarn", 8.0, original_max_position_embeddings=6),
+    "yarn": yarn(4.0, 4096),
+    "yarn, trained length left out": yarn(4.0, None),
+    "yarn, not truncated": yarn(16.0, 2048, truncate=False),
+    "yarn, betas": yarn(2.0, 8192, beta_fast=16.0, beta_slow=2.0),
+    "yarn, attention factor": yarn(8.0, 512, attention_factor=0.8),
+    "yarn, mscale": yarn(40.0, 4096, mscale=1.0, mscale_all_dim=0.7),
+    "yarn, factor 1": yarn(1.0, 4096),
+    "yarn, everything scaled": yarn(8.0, 6),
 }
 
 
@@ -83,24 +85,6 @@ def test_rotary_frequencies(scaling, theta):
     assert factor == pytest.approx(theirs.attention_scaling, rel=1e-6)
 
 
-def relative_errors(found: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> dict[str, float]:
-    """Norm of the difference over the norm of the truth, per tensor."""
-    assert found.keys() == truth.keys()
-    errors = {}
-    for name, expected in truth.items():
-        size = np.linalg.norm(expected.astype(np.float64))
-        assert size > 0, f"{name}: its gradient should not vanish"
-        errors[name] = float(np.linalg.norm(found[name].astype(np.float64) - expected) / size)
-    return errors
-
-
-def our_gradients(model, loss) -> dict[str, np.ndarray]:
-    """Gradients of `loss(model)` under the released names."""
-    graphdef, params = nnx.split(model, nnx.Param)
-    grads = jax.jit(jax.grad(lambda params: loss(nnx.merge(graphdef, params))))(params)
-    return hf_names.save_state(nnx.merge(graphdef, grads))
-
-
 def loss_mask(tokens: np.ndarray, segments: np.ndarray) -> np.ndarray:
     """Two thirds of the tokens; never a segment's first, which nothing before it predicts."""
     chosen = np.random.default_rng(0).random(tokens.shape) < 2 / 3
@@ -113,7 +97,7 @@ def test_gradients(name, figure):
     """Of the cross-entropy over packed rows, for every parameter of the decoder."""
     tokens, positions, segments = packed()
     mask = loss_mask(tokens, segments)
-    found = our_gradients(
+    found = cases.our_gradients(
         cases.ours(name), lambda m: next_token_cross_entropy(m(tokens, positions, segments), tokens, mask)[0]
     )
     reference, _ = cases.reference(name)
@@ -126,8 +110,9 @@ def test_gradients(name, figure):
             logits = reference.decoder(ids[None]).logits[0, :-1]
             total = total + cross_entropy(logits[wanted[1:]], ids[1:][wanted[1:]], reduction="sum")
     (total / int(mask.sum())).backward()
-    truth = {k: v for k, v in torch_reference.gradients(reference).items() if k.startswith(("model.", "lm_head."))}
-    errors = relative_errors({k: found[k] for k in truth}, truth)
+    truth = torch_reference.gradients(reference)
+    truth = {name: grad for name, grad in truth.items() if name.startswith(("model.", "lm_head."))}
+    errors = cases.relative_errors({k: found[k] for k in truth}, truth)
     worst = max(errors, key=errors.get)
     figure(f"decoder gradients, worst of {len(errors)} tensors ({worst})", errors[worst], 1e-4)
 

@@ -1,4 +1,4 @@
-"""A clip's audio features: the same alone and in any batch, and those of the torch composition on that clip alone.
+"""A clip's audio features: the same alone and in any batch, and the torch composition's on that clip alone.
 
 Errors are absolute, after dividing by the root mean square of the expected features ("at unit RMS").
 """
@@ -76,7 +76,7 @@ def groups(sizes):
 def test_the_windows_see_every_change():
     for sizes, width in WINDOWS.values():
         assert {n % 640 for n in sizes} >= {0, 1, 160, 161, 320, 321, 480, 481}
-        assert {n % 1280 for n in sizes} >= {s % 1280 for s in boundaries(SHORTEST + 1280, SHORTEST + 3840)[1:-1]}
+        assert {n % 1280 for n in sizes} >= {n % 1280 for n in boundaries(2080, 4640)[1:-1]}
         assert max(sizes) <= width
         for column in range(6):  # every count of Lengths takes at least two values
             for rule in RULES:
@@ -85,8 +85,9 @@ def test_the_windows_see_every_change():
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("name", ["33b-like"])
+@pytest.mark.parametrize(
+    ("name", "window"), [("33b-like", "0.05 s"), ("33b-like", "1 s"), ("yarn", "0.05 s"), ("yarn", "29.98 s")]
+)
 def test_every_count_change_equals_torch_alone(name, window, rule, figure):
     sizes, width = WINDOWS[window]
     worst = 0.0
@@ -94,7 +95,7 @@ def test_every_count_change_equals_torch_alone(name, window, rule, figure):
         for size, features in zip(group, batched(cases.ours(name), group, rule, width), strict=True):
             truth = expected(name, size, rule)
             worst = max(worst, cases.apart(features, truth) / cases.rms(truth))
-    figure(f"waveform to features, {len(sizes)} lengths, at unit RMS", worst, 2e-4)
+    figure(f"waveform to features, {len(sizes)} lengths, at unit RMS", worst, 2e-5)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -105,20 +106,19 @@ def test_mixed_lengths_equal_torch_alone(name, rule, figure):
     for size, features in zip(sizes, batched(cases.ours(name), sizes, rule, 161_000), strict=True):
         truth = expected(name, size, rule)
         worst = max(worst, cases.apart(features, truth) / cases.rms(truth))
-    figure("waveform to features, 0.05 to 10 s in one batch, at unit RMS", worst, 2e-4)
+    figure("waveform to features, 0.05 to 10 s in one batch, at unit RMS", worst, 2e-5)
 
 
-@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_encoder_and_adaptor_alone_equal_torch(name, rule, figure):
+def test_encoder_and_adaptor_alone_equal_torch(name, figure):
     """From one and the same log-mel, so that what differs is the encoder's and the adaptor's arithmetic."""
-    sizes = WINDOWS["1 s"][0]
+    rule, sizes = "hf", WINDOWS["1 s"][0]
     mel = [torch_reference.log_mel(cases.sound(size)).numpy() for size in sizes]
     worst = 0.0
     for size, features in zip(sizes, batched(cases.ours(name), sizes, rule, 17_600, mel=mel), strict=True):
         truth = expected(name, size, rule)
         worst = max(worst, cases.apart(features, truth) / cases.rms(truth))
-    figure("mel to features, at unit RMS", worst, 5e-5)
+    figure("mel to features, at unit RMS", worst, 1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -129,10 +129,10 @@ def test_encoder_equals_transformers_forward(name, figure):
         truth = cases.reference(name)[0].encoder(torch.from_numpy(mel).mT).last_hidden_state.numpy()
     encoder = jax.jit(lambda mel, sizes: cases.ours(name).encoder(mel, sizes, length_rule="vllm"))
     found = encoder(mel, np.array([LONGEST]))
-    figure("Qwen2AudioEncoder.forward, at unit RMS", cases.apart(found, truth) / cases.rms(truth), 5e-5)
+    figure("Qwen2AudioEncoder.forward, at unit RMS", cases.apart(found, truth) / cases.rms(truth), 1e-5)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["33b-like", "linear"])
 def test_features_do_not_depend_on_the_batch(name, figure):
     """Alone, with neighbours, with empty places, in a wider bucket; bit-equal within one bucket shape."""
     model, sizes, width = cases.ours(name), WINDOWS["0.05 s"][0], 4321
@@ -141,7 +141,7 @@ def test_features_do_not_depend_on_the_batch(name, figure):
         together = batched(model, group, "hf", width)
         for place, size in enumerate(group):
             features = together[place]
-            others = [[1] * place + [size] + [1] * (TOGETHER - 1 - place), [size] * TOGETHER, group[::-1]]
+            others = [[0] * place + [size] + [0] * (TOGETHER - 1 - place), [size] * TOGETHER, group[::-1]]
             for neighbours in others:
                 again = batched(model, neighbours, "hf", width)[neighbours.index(size)]
                 np.testing.assert_array_equal(again, features)
@@ -150,9 +150,9 @@ def test_features_do_not_depend_on_the_batch(name, figure):
     figure("alone or in another bucket, at unit RMS", worst, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["33b-like", "8b-like"])
+@pytest.mark.parametrize("name", ["8b-like", "yarn"])
 def test_bfloat16_is_no_worse_than_torch(name, figure):
-    """Root mean square error against float32 on the same (bfloat16) weights, beside the torch composition's own."""
+    """RMS error against float32 on the same (bfloat16) weights, beside the torch composition's own."""
     truth_model, _ = cases.reference(name)
     half, model = truth_model.in_dtype(torch.bfloat16), cases.ours(name, jnp.bfloat16)
     some = [(sizes[::3], width) for sizes, width in WINDOWS.values() if width < LONGEST]

@@ -1,4 +1,4 @@
-"""The oracle against transformers' own whole modules and the published numbers, before anything is held to it."""
+"""The oracle against transformers' own whole modules and the published numbers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Audio and text to logits, to gradients and to 64 greedy tokens: any number of clips a prompt, mixed lengths."""
+"""Audio and text to logits, gradients and 64 greedy tokens: any number of clips a prompt, mixed lengths."""
+
+import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,6 @@ from stepaudio_jax.models.layers import unstack
 from stepaudio_jax.training import next_token_cross_entropy
 from tests.parity import cases, torch_reference
 from tests.parity.cases import CONFIGS, PATCH, RULES, VOCAB
-from tests.parity.test_decoder import our_gradients, relative_errors
 
 pytestmark = pytest.mark.parity
 
@@ -33,9 +34,13 @@ def test_counts_are_the_published_ones(rule):
     """The package's lengths and the oracle's, over every length of two tokens and at both ends."""
     for samples in [*range(321, 3000), 400_000, 479_679, 479_680]:
         found = (
-            lengths.mel_frames(samples), lengths.counted_frames(samples, rule), lengths.conv_frames(samples),
-            lengths.pooled_frames(samples), lengths.adaptor_frames(samples), lengths.audio_tokens(samples, rule),
-        )  # fmt: skip
+            lengths.mel_frames(samples),
+            lengths.counted_frames(samples, rule),
+            lengths.conv_frames(samples),
+            lengths.pooled_frames(samples),
+            lengths.adaptor_frames(samples),
+            lengths.audio_tokens(samples, rule),
+        )
         assert found == torch_reference.lengths(samples, rule)
 
 
@@ -53,10 +58,19 @@ def test_logits(name, rule, figure):
     figure("audio to logits", worst, 2e-4)
 
 
-@pytest.mark.parametrize("separate", [False, True], ids=["stacked", "separate layers"])
-@pytest.mark.parametrize("name", CONFIGS)
+@functools.cache
+def expected_tokens(name: str) -> list[list[int]]:
+    """What transformers' `generate` writes after each prompt."""
+    reference, _ = cases.reference(name)
+    with torch.no_grad():
+        return [reference.greedy(cases.truth_embeds(reference, p, "hf"), STEPS) for p in prompts("hf")]
+
+
+@pytest.mark.parametrize(
+    ("name", "separate"), [*((name, False) for name in CONFIGS), ("33b-like", True), ("yarn", True)]
+)
 def test_greedy_tokens(name, separate):
-    """Prefill and cached decoding against transformers' `generate`, token by token."""
+    """Prefill and cached decoding, the layers stacked or separate (as on a CPU), token by token."""
     rule, rows = "hf", prompts("hf")
     data = cases.batch(rows, rule, length=LENGTH, width=WIDTH)
     model = cases.fresh(name)
@@ -78,22 +92,21 @@ def test_greedy_tokens(name, separate):
         SamplingArrays.stack([SamplingParams(temperature=0.0)] * count),
         STEPS,
     )
-    reference, _ = cases.reference(name)
-    for row, prompt in enumerate(rows):
-        with torch.no_grad():
-            truth = reference.greedy(cases.truth_embeds(reference, prompt, rule), STEPS)
+    for row, truth in enumerate(expected_tokens(name)):
         assert len(truth) == STEPS
-        assert len(set(truth)) > STEPS // 4, "the test needs a model that does not repeat itself"
+        assert len(set(truth)) >= STEPS // 4, "the test needs a model that does not repeat itself"
         assert burst.tokens[row].tolist() == truth
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["33b-like", "yarn"])
 def test_gradients(name, figure):
     """Through decoder, adaptor and encoder down to the first convolution, for every parameter."""
     rule, rows = "hf", prompts("hf")
     data = cases.batch(rows, rule, length=LENGTH, width=WIDTH)
     mask = (data.segment_ids > 0) & (data.tokens != PATCH) & (data.positions > 0)
-    found = our_gradients(cases.ours(name), lambda m: next_token_cross_entropy(m(*data), data.tokens, mask)[0])
+    found = cases.our_gradients(
+        cases.ours(name), lambda m: next_token_cross_entropy(m(*data), data.tokens, mask)[0]
+    )
     reference, _ = cases.reference(name)
     reference.zero_grad()
     total = 0
@@ -103,7 +116,7 @@ def test_gradients(name, figure):
         logits = reference.logits(cases.truth_embeds(reference, prompt, rule))[:-1]
         total = total + cross_entropy(logits[wanted], ids[1:][wanted], reduction="sum")
     (total / int(mask.sum())).backward()
-    errors = relative_errors(found, torch_reference.gradients(reference))
+    errors = cases.relative_errors(found, torch_reference.gradients(reference))
     worst = max(errors, key=errors.get)
     figure(f"gradients, worst of {len(errors)} tensors ({worst})", errors[worst], 1e-4)
 
@@ -117,11 +130,13 @@ def test_bfloat16_logits_are_no_worse_than_torch(name, figure):
     half, ours, theirs, truths = reference.in_dtype(torch.bfloat16), [], [], []
     for row, prompt in enumerate(rows):
         with torch.no_grad():
-            truth, own = (m.logits(cases.truth_embeds(m, prompt, rule)).float().numpy() for m in (reference, half))
+            truth, own = (
+                m.logits(cases.truth_embeds(m, prompt, rule)).float().numpy() for m in (reference, half)
+            )
         ours.append(found[row, : len(truth)] - truth)
         theirs.append(own - truth)
         truths.append(truth)
     our_error, their_error = (
         cases.rms(np.concatenate(errors)) / cases.rms(np.concatenate(truths)) for errors in (ours, theirs)
     )
-    figure(f"bfloat16 logits, relative RMS error (torch's own {their_error:.3g})", our_error, 1.5 * their_error)
+    figure(f"bfloat16 logits, RMS error (torch's own {their_error:.3g})", our_error, 1.5 * their_error)

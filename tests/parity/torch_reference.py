@@ -1,7 +1,7 @@
 """The oracle: the released network in torch, written from the published facts and transformers' own modules.
 
-One clip and one prompt at a time, nothing padded and nothing batched: what this computes on a clip alone is what
-every batch must give. It shares no code with the package; only the config and the released tensor names.
+One clip and one prompt at a time, nothing padded and nothing batched: what this computes on a clip alone is
+what every batch must give. It shares no code with the package; only the config and the released tensor names.
 
     samples ─ log-mel ─ Qwen2AudioEncoder's submodules ─ adaptor ─┐ at the patch tokens
     tokens ─ embedding ───────────────────────────────────────────┴─ Qwen2ForCausalLM ─ logits
@@ -54,13 +54,13 @@ def log_mel(samples: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
     window = torch.hann_window(400, periodic=True, dtype=dtype)
     spectrum = torch.stft(wave, 400, 160, window=window, center=True, pad_mode="reflect", return_complex=True)
     power = spectrum[:, :-1].abs() ** 2
-    filters = torch.from_numpy(librosa.filters.mel(sr=16000, n_fft=400, n_mels=128, dtype=np.float64)).to(dtype)
-    logs = torch.clamp(filters @ power, min=1e-10).log10()
+    filters = librosa.filters.mel(sr=16000, n_fft=400, n_mels=128, dtype=np.float64)
+    logs = torch.clamp(torch.from_numpy(filters).to(dtype) @ power, min=1e-10).log10()
     return ((torch.maximum(logs, logs.max() - 8.0) + 4.0) / 4.0).T
 
 
 def key_bias(mel: int, counted: int, dtype: torch.dtype) -> Tensor:
-    """[1, 1, C, C] added to the attention scores. The mask is made at mel rate, then every second frame is taken."""
+    """[1, 1, C, C] added to the attention scores: a mask at mel rate, of which every second frame is taken."""
     padding = (torch.arange(mel) >= counted)[(mel + 1) % 2 :: 2]
     bias = torch.zeros(len(padding), dtype=dtype).masked_fill(padding, -1e10)
     return bias.expand(1, 1, len(padding), len(padding))
@@ -149,7 +149,7 @@ class Reference(nn.Module):
         return out[0].tolist()
 
     def in_dtype(self, dtype: torch.dtype) -> Reference:
-        """A copy with its parameters in `dtype`. Buffers stay: transformers keeps rotary frequencies in float32."""
+        """A copy with its parameters in `dtype`; rotary frequencies stay in float32, as transformers has them."""
         other = copy.deepcopy(self)
         for parameter in other.parameters():
             parameter.data = parameter.data.to(dtype)
@@ -205,16 +205,17 @@ def released_name(name: str) -> str:
 def random_model(config: StepAudioConfig, seed: int) -> tuple[Reference, dict[str, np.ndarray]]:
     """A model with every weight, bias and norm away from 0 and 1, and its state under the released names.
 
-    Values are bfloat16 numbers held in float32, as a released checkpoint's are: casting the model loses nothing.
+    Values are bfloat16 numbers held in float32, as a released checkpoint's are: a cast of the model loses nothing.
     """
     reference = Reference(config)
     rng = np.random.default_rng(seed)
     state = {}
     for name, parameter in reference.named_parameters():  # a tied head appears once, as the embedding
-        values = parameter.data.normal_(generator=torch.Generator().manual_seed(int(rng.integers(2**31))))
-        values.mul_(_scale(name, values.shape)).add_(1.0 if _is_norm_weight(name) else 0.0)
-        values.copy_(values.bfloat16())
-        state[released_name(name)] = values.numpy().copy()
+        values = rng.standard_normal(parameter.shape, np.float32)
+        values *= _scale(name, values.shape, config.decoder.tie_word_embeddings)
+        values += 1 if _is_norm_weight(name) else 0
+        parameter.data = torch.from_numpy(values).bfloat16().float()
+        state[released_name(name)] = parameter.data.numpy().copy()
     return reference, state
 
 
@@ -222,12 +223,15 @@ def _is_norm_weight(name: str) -> bool:
     return bool(re.search(r"norm\.weight$", name))
 
 
-def _scale(name: str, shape: Sequence[int]) -> float:
-    """Standard deviation: activations near 1, attention neither uniform nor one-hot, logits a few units wide."""
+def _scale(name: str, shape: Sequence[int], tied: bool) -> float:
+    """Standard deviation: activations near 1, attention neither uniform nor one-hot, logits a few units wide.
+
+    Tied embeddings are small in the stream, or every token would predict itself.
+    """
     if name.endswith(".bias") or _is_norm_weight(name):
         return 0.2
     if "embed" in name:
-        return 0.4
+        return 0.15 if tied else 0.4
     gain = 3.0 if "lm_head" in name else 1.5 if re.search(r"[qk]_proj", name) else 1.0
     return gain / math.sqrt(math.prod(shape[1:]))
 

@@ -1,0 +1,118 @@
+"""The real TPU compiler (libtpu, ahead of time, no TPU) accepts the model's programs and says what they need.
+
+One chip of a v5e topology; weights are shapes only, so the real widths cost nothing here.
+"""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from stepaudio_jax import training
+from stepaudio_jax.config import StepAudioConfig
+from stepaudio_jax.data import Batch
+from stepaudio_jax.inference.programs import Programs
+from stepaudio_jax.inference.sampling import SamplingArrays
+from stepaudio_jax.models import AudioInput, StepAudio
+
+pytestmark = pytest.mark.tpu_backend
+
+
+@pytest.fixture(scope="module")
+def chip():
+    """A sharding that puts everything on one chip of a v5e."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    return jax.sharding.SingleDeviceSharding(topology.devices[0])
+
+
+def on(chip, tree):
+    """The tree's shapes, placed on the chip."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=chip), tree)
+
+
+def abstract(config: StepAudioConfig, dtype) -> StepAudio:
+    return nnx.eval_shape(lambda: StepAudio(config, rngs=nnx.Rngs(0), dtype=dtype))
+
+
+def shallow(name: str, layers: int = 2) -> StepAudioConfig:
+    """A preset at its full width, with few layers."""
+    config = StepAudioConfig.preset(name)
+    return dataclasses.replace(
+        config,
+        text_config=dataclasses.replace(config.decoder, num_hidden_layers=layers),
+        audio_encoder_config=dataclasses.replace(config.audio, n_audio_layer=layers),
+    )
+
+
+def batch(rows: int, length: int, samples: int) -> Batch:
+    ints = np.zeros((rows, length), np.int32)
+    audio = AudioInput(np.zeros((rows, samples), np.float32), np.zeros(rows, np.int32), ints)
+    return Batch(ints, ints, ints, ints.astype(bool), audio)
+
+
+def test_the_tiny_train_step(chip):
+    model = abstract(StepAudioConfig.preset("tiny"), jnp.float32)
+    from configs.tiny import get_config
+
+    optimizer = training.make_optimizer(get_config().optim, 100)
+    graphdef, params = nnx.split(model, nnx.Param)
+    params = nnx.to_pure_dict(params)
+    state = training.TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+    step = training.make_train_step(graphdef, optimizer)
+    compiled = jax.jit(step, donate_argnums=0).lower(on(chip, state), on(chip, batch(32, 112, 54_000))).compile()
+    assert 0 < compiled.memory_analysis().temp_size_in_bytes < 8e9
+
+
+@pytest.mark.parametrize("name", ["8b", "33b"])
+def test_a_forward_pass_at_full_width(chip, name):
+    model = abstract(shallow(name), jnp.bfloat16)
+    graphdef, params = nnx.split(model, nnx.Param)
+
+    def forward(params, data: Batch):
+        return nnx.merge(graphdef, params)(data.tokens, data.positions, data.segment_ids, data.audio)[:, -1]
+
+    compiled = jax.jit(forward).lower(on(chip, params), on(chip, batch(1, 512, 16000 * 26))).compile()
+    weights = sum(leaf.size * 2 for leaf in jax.tree.leaves(params))
+    assert compiled.memory_analysis().argument_size_in_bytes == pytest.approx(weights, rel=0.05)
+
+
+def test_the_front_end_runs_at_full_precision(chip):
+    """A product in bfloat16 passes would lose the quiet bins: the compiled program must ask for more."""
+    from stepaudio_jax.audio import log_mel
+
+    shapes = on(chip, (np.zeros((4, 400_000), np.float32), np.zeros(4, np.int32)))
+    lowered = jax.jit(log_mel).lower(*shapes)
+    assert "HIGHEST" in lowered.as_text()
+    lowered.compile()
+
+
+def test_prefill_and_decode(chip):
+    config = shallow("8b")
+    programs = Programs(abstract(config, jnp.bfloat16), vocab_size=158_258, steps=8)
+    state = on(chip, programs.state)
+    tokens = on(chip, np.zeros((4, 256), np.int32))
+    features = jax.ShapeDtypeStruct((512, config.decoder.hidden_size), jnp.bfloat16, sharding=chip)
+    prefill = programs._prefill.lower(state, tokens, tokens, features, cache_length=512)
+    cache = on(chip, prefill.out_info)
+    prefill.compile()
+
+    ints, flags = np.zeros(4, np.int32), np.zeros(4, bool)
+    arguments = on(chip, (ints, ints, flags, np.zeros((4, 8), np.int32), np.zeros((4, 8), np.int32)))
+    seen = on(chip, np.zeros((4, config.decoder.vocab_size), bool))
+    floats = [
+        np.zeros(4, np.int32 if f == "top_k" else np.uint32 if f == "seed" else np.float32)
+        for f in SamplingArrays._fields
+    ]
+    wanted = jax.ShapeDtypeStruct((), jnp.int32, sharding=chip)
+    decode = programs._decode.lower(state, cache, *arguments, seen, on(chip, SamplingArrays(*floats)), wanted)
+    compiled = decode.compile()
+    # The cache is given away and comes back in place, not copied.
+    assert compiled.memory_analysis().alias_size_in_bytes >= sum(c.size * 2 for c in jax.tree.leaves(cache))
