@@ -63,11 +63,12 @@ lint:  ## ruff and pyright
 train-tiny:  ## train the shipped model again from its config, into runs/tiny
 	@$(SETUP) "$(VENV)"
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 "$(VENV)/bin/stepaudio" train --config=configs/tiny.py --workdir=runs/tiny
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 "$(VENV)/bin/stepaudio" train --config=configs/tiny_finish.py --workdir=runs/tiny_finish
 
 bench:  ## the benchmarks, ours beside a peer, in .venv-parity
 	@$(SETUP_PARITY)
 	@set -e; for script in benchmarks/[a-z]*.py; do \
-	  echo "== $$script"; "$(PARITY_VENV)/bin/python" "$$script"; \
+	  echo "== $$script"; "$(PARITY_VENV)/bin/python" -m "benchmarks.$$(basename "$$script" .py)"; \
 	done
 
 clean:  ## remove caches, build output and the demo's scenes; runs/ and the venvs stay

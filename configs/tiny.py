@@ -11,6 +11,7 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.model = "tiny"
+    config.init = ""  # a checkpoint to start from; none: random weights
     config.seed = 0
     config.steps = 3000
     config.remat = "none"

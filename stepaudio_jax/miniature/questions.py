@@ -47,10 +47,16 @@ def make_question(
     """A question of the given kind (any of KINDS, by default drawn evenly) about a fresh scene.
 
     Args:
-      max_events: most events of a scene, for a curriculum; kinds that need more use the fewest they can.
+      max_events: most events of a scene, for a curriculum; kinds that compare or count several take at least two
+        (a pair), three (dialogue) or four (arithmetic) even where it is less.
       sound: False leaves the clip empty, for those who want the words only.
+
+    Raises:
+      ValueError: an unknown kind, or a number of events that no scene can have.
     """
-    kind = kind or KINDS[int(rng.integers(len(KINDS)))]
+    if not 1 <= max_events <= scenes.MAX_EVENTS:
+        raise ValueError(f"max_events: {max_events}, expected 1 to {scenes.MAX_EVENTS}")
+    kind = _known(kind, KINDS) if kind else KINDS[int(rng.integers(len(KINDS)))]
     draft = _MAKERS[kind](rng, max_events)
     scene = scenes.arrange(rng, draft.events)
     clip = Audio(scenes.render(scene) if sound else np.zeros(0, np.float32), f"{kind} scene")
@@ -64,7 +70,7 @@ def make_question(
 
 def make_text_question(rng: np.random.Generator, kind: str | None = None) -> Question:
     """A question without sound: "sum" or "logic"."""
-    kind = kind or TEXT_KINDS[int(rng.integers(len(TEXT_KINDS)))]
+    kind = _known(kind, TEXT_KINDS) if kind else TEXT_KINDS[int(rng.integers(len(TEXT_KINDS)))]
     asked, think, answer = _TEXT_MAKERS[kind](rng)
     return Question(kind, Conversation((human(asked), assistant(answer, think=think))), answer)
 
@@ -249,6 +255,12 @@ def _logic(rng: np.random.Generator) -> tuple[str, str, str]:
 
 _TEXT_MAKERS = {"sum": _sum, "logic": _logic}
 TEXT_KINDS = tuple(_TEXT_MAKERS)
+
+
+def _known(kind: str, kinds: tuple[str, ...]) -> str:
+    if kind not in kinds:
+        raise ValueError(f"kind of question: {kind!r}, expected one of {', '.join(kinds)}")
+    return kind
 
 
 def _many(kind: str) -> str:

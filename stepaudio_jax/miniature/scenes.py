@@ -23,6 +23,11 @@ DIRECTIONS = ("rising", "falling")
 TEMPOS = {"slow": (5.0, 7.0), "fast": (14.0, 18.0)}
 VOWELS = {"ah": (730.0, 1090.0, 2440.0), "ee": (270.0, 2290.0, 3010.0), "oo": (300.0, 870.0, 2240.0)}
 """First three formants of a man's vowels (Peterson and Barney, 1952)."""
+TRAITS = {"tone": TIMBRES, "chirp": DIRECTIONS, "click train": TEMPOS, "vowel": VOWELS}
+"""What tells events of one kind apart; a noise burst has nothing but its loudness."""
+
+SHORTEST_SILENCE = 0.05
+"""Mean length of a scene's silences below which events would run into each other."""
 
 FADE = 0.01
 TABLE = 2048
@@ -71,12 +76,16 @@ class Scene:
 
 
 def random_event(rng: np.random.Generator, kind: str | None = None, **fixed: str) -> Event:
-    """An event whose words (kind, loudness, trait, pitch) are drawn unless fixed; its numbers follow from them."""
+    """An event whose words (kind, loudness, trait, pitch) are drawn unless fixed; its numbers follow from them.
+
+    Raises:
+      ValueError: a fixed word is not one that this kind of event can have.
+    """
     kind = kind or str(rng.choice(KINDS))
+    _check_words(kind, fixed)
     loudness = fixed.get("loudness") or _pick(rng, LOUDNESS)
     pitch = (fixed.get("pitch") or _pick(rng, PITCHES)) if kind == "tone" else ""
-    traits = {"tone": TIMBRES, "chirp": DIRECTIONS, "click train": TEMPOS, "vowel": VOWELS}.get(kind, ("",))
-    trait = fixed.get("trait") or _pick(rng, traits)
+    trait = fixed.get("trait") or _pick(rng, TRAITS.get(kind, ("",)))
     spans: dict[str, tuple[float, float] | None] = {
         "tone": PITCHES.get(pitch),
         "chirp": (300.0, 450.0),
@@ -96,9 +105,18 @@ def random_event(rng: np.random.Generator, kind: str | None = None, **fixed: str
 
 
 def arrange(rng: np.random.Generator, events: list[Event]) -> Scene:
-    """Puts events one after another with silence before, between and after them, within MAX_SECONDS."""
+    """Puts events one after another with silence before, between and after them, within MAX_SECONDS.
+
+    Raises:
+      ValueError: the events are too long to fit with silence between them.
+    """
     gaps = rng.uniform(0.12, 0.3, len(events) + 1)
     sounding = sum(event.seconds for event in events)
+    if MAX_SECONDS - sounding < SHORTEST_SILENCE * len(gaps):
+        raise ValueError(
+            f"events: {len(events)} that sound for {sounding:.2f} s in all leave no silence between them "
+            f"in a scene of at most {MAX_SECONDS} s"
+        )
     squeeze = min(1.0, (MAX_SECONDS - sounding) / gaps.sum())
     placed, at = [], 0.0
     for event, gap in zip(events, gaps[:-1] * squeeze, strict=True):
@@ -207,6 +225,16 @@ def _click() -> np.ndarray:
 def _fade() -> np.ndarray:
     ramp = np.arange(int(FADE * SAMPLE_RATE)) / (FADE * SAMPLE_RATE)
     return (0.5 - 0.5 * np.cos(np.pi * ramp)).astype(np.float32)
+
+
+def _check_words(kind: str, fixed: dict[str, str]) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind: {kind!r}, expected one of {', '.join(KINDS)}")
+    known = {"loudness": LOUDNESS, "pitch": PITCHES if kind == "tone" else (), "trait": TRAITS.get(kind, ())}
+    for name, word in fixed.items():
+        if word not in known.get(name, ()):
+            expected = ", ".join(known.get(name, ())) or "nothing: this kind has none"
+            raise ValueError(f"{name} of a {kind}: {word!r}, expected {expected}")
 
 
 def _pick(rng: np.random.Generator, options) -> str:

@@ -51,4 +51,5 @@ def score_events(think: str, scene: Scene) -> EventScore:
 
 
 def _kind(description: str) -> str:
-    return next((kind for kind in KINDS if description.endswith(kind)), "")
+    # The space keeps "baritone" from counting as a tone.
+    return next((kind for kind in KINDS if f" {description}".endswith(f" {kind}")), "")

@@ -28,6 +28,10 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
 
 
 def make_schedule(config: Config, steps: int) -> optax.Schedule:
+    if config.warmup_steps >= steps:
+        raise ValueError(
+            f"optim.warmup_steps: expected fewer than the {steps} steps of the run, found {config.warmup_steps}"
+        )
     return optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup_steps, steps, config.end_learning_rate
     )

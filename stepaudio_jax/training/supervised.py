@@ -27,7 +27,7 @@ Evaluate = Callable[[StepAudio, Tokenizer], dict[str, float]]
 
 
 def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None = None) -> epath.Path:
-    """Trains from scratch by a config such as configs/tiny.py and writes `workdir/checkpoint`.
+    """Trains by a config such as configs/tiny.py and writes `workdir/checkpoint`.
 
     Beside it: config.json, the resolved configuration, metrics.jsonl, one line per logged step, and `latest`, the
     checkpoint of every `config.eval_every` steps.
@@ -46,9 +46,9 @@ def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None 
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
 
+    model = init_model(config)
     backend = miniature.build_tokenizer(config.tokenizer.vocab_size)
     tokenizer = Tokenizer(backend, "the miniature's tokenizer")
-    model = init_model(config)
     optimizer = make_optimizer(config.optim, config.steps)
     graphdef, state = init_state(model, optimizer)
     step = jax.jit(
@@ -74,7 +74,9 @@ def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None 
 
 
 def init_model(config: Config) -> StepAudio:
-    """The model of a config, its random weights made under one jit."""
+    """The model of a config: of the checkpoint `config.init`, or random weights, made under one jit."""
+    if config.init:
+        return checkpoints.load(config.init, dtype=jnp.float32)[0]
     sizes = StepAudioConfig.preset(config.model)
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: StepAudio(sizes, rngs=nnx.Rngs(0))))
     params = jax.jit(lambda: nnx.state(StepAudio(sizes, rngs=nnx.Rngs(config.seed)), nnx.Param))()

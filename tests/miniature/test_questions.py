@@ -87,6 +87,58 @@ def test_reasoning_lists_the_scene_and_ends_in_the_answer(kind):
         assert reply.text == question.answer
 
 
+def conclusion(question: Question) -> str:
+    """What the reasoning must say after its list, from the scene and the wording alone."""
+    assert question.scene is not None
+    events, asked = question.scene.events, question.prompt.turns[-1].text
+    pair = {"loudness": "loudness", "pitch": "pitch", "tempo": "trait"}
+
+    def of(kind):
+        return [event for event in events if event.kind == kind]
+
+    def aloud(name, number):
+        return f"{name.capitalize()}: {', '.join(map(str, range(1, number + 1))) or 'none'}."
+
+    match question.kind:
+        case "count":
+            (kind,) = named(asked)
+            return f"{aloud(kind + 's', len(of(kind)))} So {question.answer}."
+        case "loudness" | "pitch" | "tempo":
+            compared = of(named(asked)[0]) if named(asked) else events
+            first, second = (getattr(event, pair[question.kind]) for event in compared[:2])
+            return f"First: {first}. Second: {second}."
+        case "arithmetic":
+            one, two = named(asked)
+            sign = "-" if "more" in asked or "less" in asked else "+"
+            sizes = len(of(one)), len(of(two))
+            counted = f"{aloud(one + 's', sizes[0])} {aloud(two + 's', sizes[1])}"
+            return f"{counted} {sizes[0]} {sign} {sizes[1]} = {question.answer}."
+        case "dialogue":
+            (kind,) = named(question.prompt.turns[0].text)
+            (level,) = [word for word in scenes.LOUDNESS if word in asked]
+            heard = [event.loudness for event in of(kind)]
+            listed = f"{kind.capitalize()}s: {', '.join(heard)}."
+            return f"{listed} {aloud(level, heard.count(level))} So {question.answer}."
+    raise AssertionError(question.kind)
+
+
+@pytest.mark.parametrize("kind", ["count", "loudness", "pitch", "tempo", "arithmetic", "dialogue"])
+def test_reasoning_concludes_from_what_it_lists(kind):
+    for question in many(kind, 100):
+        assert question.conversation.turns[-1].think.split(". ", 1)[1] == conclusion(question)
+
+
+def test_unknown_kinds_and_impossible_sizes_are_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="'colour', expected one of count"):
+        make_question(rng, "colour")
+    with pytest.raises(ValueError, match="'count', expected one of sum"):
+        make_text_question(rng, "count")
+    for size in (0, scenes.MAX_EVENTS + 1):
+        with pytest.raises(ValueError, match=f"max_events: {size}, expected 1 to 5"):
+            make_question(rng, max_events=size)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_spread_evenly(kind):
     counts = collections.Counter(question.answer for question in many(kind, 900))
@@ -107,6 +159,7 @@ def test_neither_words_nor_length_tell_the_answer(kind):
     clues = {
         "words": lambda q: " ".join(turn.text for turn in q.prompt.turns),
         "length": lambda q: round(q.scene.seconds * 4),
+        "events": lambda q: len(q.scene.events),
     }
     for name, clue in clues.items():
         seen: dict = collections.defaultdict(collections.Counter)

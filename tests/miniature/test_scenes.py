@@ -115,6 +115,53 @@ def test_scenes_are_ordered_bounded_and_quiet_between_events():
             assert rms_db(inside) < -44
 
 
+def test_the_longest_events_still_fit():
+    """Five click trains, the longest kind, are where the limit of a scene's length binds."""
+    rng = np.random.default_rng(0)
+    most = max(duration_of_five(rng) for _ in range(100))
+    assert most == pytest.approx(scenes.MAX_SECONDS, abs=1e-6)
+
+
+def duration_of_five(rng: np.random.Generator) -> float:
+    scene = arrange(rng, [random_event(rng, "click train") for _ in range(5)])
+    assert scene.seconds <= scenes.MAX_SECONDS + 1e-6
+    assert min(stop - start for start, stop in scene.silences) > scenes.SHORTEST_SILENCE
+    return scene.seconds
+
+
+def test_events_that_do_not_fit_are_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="8 that sound for"):
+        arrange(rng, [random_event(rng, "click train") for _ in range(8)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "fixed", "message"),
+    [
+        ("bell", {}, "expected one of tone"),
+        ("tone", {"trait": "rising"}, "trait of a tone: 'rising', expected pure, bright, hollow"),
+        ("chirp", {"pitch": "high"}, "pitch of a chirp"),
+        ("tone", {"timbre": "pure"}, "timbre of a tone"),
+    ],
+)
+def test_words_an_event_cannot_have_are_refused(kind, fixed, message):
+    with pytest.raises(ValueError, match=message):
+        random_event(np.random.default_rng(0), kind, **fixed)
+
+
+def test_loudness_is_one_threshold_for_every_kind():
+    """The loudest 25 ms of an event, what a log-mel frame sees, tells loud from soft whatever the kind."""
+    loudest = {loudness: [] for loudness in scenes.LOUDNESS}
+    for seed in range(20):
+        for kind in scenes.KINDS:
+            for loudness in loudest:
+                scene, event = alone(seed, kind, loudness=loudness)
+                wave = piece(scene, event)
+                frames = wave[: len(wave) // 400 * 400].reshape(-1, 400)
+                loudest[loudness].append(max(rms_db(frame) for frame in frames))
+    assert min(loudest["loud"]) > max(loudest["soft"]) + 5
+
+
 def test_a_scene_always_sounds_the_same():
     rng = np.random.default_rng(0)
     scene = arrange(rng, [random_event(rng) for _ in range(5)])

@@ -45,6 +45,7 @@ def scene():
         ("", (3, 0, 0)),
         ("tone tone tone", (3, 0, 0)),
         ("I hear: , , .", (3, 0, 0)),
+        ("I hear: loud baritone, soft noise, rising chirp.", (3, 1, 0)),
     ],
 )
 def test_events_are_matched_one_by_one(think, expected):

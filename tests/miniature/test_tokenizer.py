@@ -1,5 +1,7 @@
 """The tiny tokenizer: special ids, single-token words, any text back and forth."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,7 +42,9 @@ def test_words_of_the_small_world_are_single_tokens(backend):
     for i in range(300):
         question = make_question(np.random.default_rng(i), KINDS[i % len(KINDS)], sound=False)
         words |= {word for event in question.scene.events for word in event.description.split()}
-    assert len(words) > 15
+        for turn in question.conversation.turns[-1:]:
+            words |= set(re.findall(r"[A-Za-z]+", f"{turn.think} {turn.text}"))
+    assert len(words) > 35
     for word in words:
         assert len(backend.encode(f" {word}").ids) == 1, word
 

@@ -1,4 +1,4 @@
-"""What the parity tests run on: small configs of the released layout, sounds, prompts, our side of a batch."""
+"""What the parity tests run on: small configs of the released layout, sounds, prompts, our side of them."""
 
 from __future__ import annotations
 

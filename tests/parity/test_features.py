@@ -50,7 +50,10 @@ def expected(name: str, samples: int, rule: str) -> np.ndarray:
 
 
 def batched(model, sizes, rule, width, *, mel=None) -> list[np.ndarray]:
-    """Our features [n, hidden] of clips of these sizes, in one bucket, from waveforms or from these mels."""
+    """Our features [n, hidden] of clips of these sizes, in one bucket, from waveforms or these mels.
+
+    What lies behind a mel is not zero: nobody should hear it.
+    """
     rows = np.zeros((len(sizes), width), np.float32)
     for row, size in zip(rows, sizes, strict=True):
         row[:size] = cases.sound(size)
@@ -58,7 +61,7 @@ def batched(model, sizes, rule, width, *, mel=None) -> list[np.ndarray]:
     if mel is None:
         features = cases.run(model, "encode_audio", rule, rows, lengths)
     else:
-        frames = np.zeros((len(sizes), torch_reference.lengths(width, rule).mel, 128), np.float32)
+        frames = np.full((len(sizes), torch_reference.lengths(width, rule).mel, 128), 7.0, np.float32)
         for row, one in zip(frames, mel, strict=True):
             row[: len(one)] = one
         features = cases.run(model, "encode_mel", rule, frames, lengths)

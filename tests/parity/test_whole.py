@@ -93,8 +93,7 @@ def test_greedy_tokens(name, separate):
         STEPS,
     )
     for row, truth in enumerate(expected_tokens(name)):
-        assert len(truth) == STEPS
-        assert len(set(truth)) >= STEPS // 4, "the test needs a model that does not repeat itself"
+        assert len(truth) == STEPS and len(set(truth)) >= 8, "expected many different tokens"
         assert burst.tokens[row].tolist() == truth
 
 

@@ -60,7 +60,7 @@ def log_mel(samples: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def key_bias(mel: int, counted: int, dtype: torch.dtype) -> Tensor:
-    """[1, 1, C, C] added to the attention scores: a mask at mel rate, of which every second frame is taken."""
+    """[1, 1, C, C] added to the scores: a mask at mel rate, of which every second frame is taken."""
     padding = (torch.arange(mel) >= counted)[(mel + 1) % 2 :: 2]
     bias = torch.zeros(len(padding), dtype=dtype).masked_fill(padding, -1e10)
     return bias.expand(1, 1, len(padding), len(padding))
@@ -149,7 +149,7 @@ class Reference(nn.Module):
         return out[0].tolist()
 
     def in_dtype(self, dtype: torch.dtype) -> Reference:
-        """A copy with its parameters in `dtype`; rotary frequencies stay in float32, as transformers has them."""
+        """A copy, its parameters in `dtype`. Rotary frequencies stay float32, as transformers has them."""
         other = copy.deepcopy(self)
         for parameter in other.parameters():
             parameter.data = parameter.data.to(dtype)
@@ -205,7 +205,7 @@ def released_name(name: str) -> str:
 def random_model(config: StepAudioConfig, seed: int) -> tuple[Reference, dict[str, np.ndarray]]:
     """A model with every weight, bias and norm away from 0 and 1, and its state under the released names.
 
-    Values are bfloat16 numbers held in float32, as a released checkpoint's are: a cast of the model loses nothing.
+    Values are bfloat16 numbers held in float32, as a released checkpoint's are: a cast loses nothing.
     """
     reference = Reference(config)
     rng = np.random.default_rng(seed)

@@ -62,7 +62,7 @@ def test_the_tiny_train_step(chip):
     model = abstract(StepAudioConfig.preset("tiny"), jnp.float32)
     from configs.tiny import get_config
 
-    optimizer = training.make_optimizer(get_config().optim, 100)
+    optimizer = training.make_optimizer(get_config().optim, 1000)
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
     state = training.TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))

@@ -136,6 +136,7 @@ def test_every_example_fits_the_buckets():
 def small_run_config():
     config = tiny.get_config()
     config.steps, config.log_every, config.eval_every = 4, 1, 2
+    config.optim.warmup_steps = 1
     config.data.batch_size, config.data.batches_per_group = 2, 2
     config.data.buckets = ((160, 64_000),)
     return config
@@ -180,5 +181,7 @@ def test_configs_take_overrides_and_name_the_nearest_key():
         training.read_config("configs/tiny.py", ["--config.optim.learning_rat=1e-5"])
     with pytest.raises(ValueError):
         training.read_config("configs/tiny.py", ["--config.steps=many"])
+    with pytest.raises(ValueError, match="warmup_steps: expected fewer than the 100 steps"):
+        training.make_optimizer(config.optim, 100)
     with pytest.raises(FileNotFoundError, match="no such config file"):
         training.read_config("configs/huge.py")
