@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import ml_collections
 from absl import flags
@@ -24,24 +26,27 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """
     if not epath.Path(path).exists():
         raise FileNotFoundError(f"{path}: no such config file; see the configs folder")
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
     try:
-        rest = values(["train", f"--config={path}", *overrides])[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+        config, rest = _parse(["train", f"--config={path}", *overrides])
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(_explain(path, overrides, error)) from None
     if rest:
         raise ValueError(f"unknown arguments: {' '.join(rest)}")
-    config = values.config
     config.lock()
     return config
 
 
+def _parse(argv: list[str]) -> tuple[Config, list[str]]:
+    """The config, and the arguments that are not about it. config_flags looks for overrides in sys.argv alone."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    with mock.patch.object(sys, "argv", argv):
+        rest = values(argv)[1:]
+        return values.config, rest
+
+
 def _explain(path: str, overrides: Sequence[str], error: Exception) -> str:
-    plain = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=plain)
-    plain(["train", f"--config={path}"])
-    known = dict(_flatten(plain.config))
+    known = dict(_flatten(_parse(["train", f"--config={path}"])[0]))
     for override in overrides:
         key = override.removeprefix("--config.").split("=")[0]
         if override.startswith("--config.") and key not in known:

@@ -27,6 +27,8 @@ from transformers import Qwen2AudioEncoder, Qwen2AudioEncoderConfig, Qwen2Config
 
 from stepaudio_jax.config import DecoderConfig, StepAudioConfig
 
+torch.set_num_threads(1)  # the models are tiny: on a busy machine threads mostly wait for each other
+
 
 class Lengths(NamedTuple):
     """Every count that follows from a clip's samples, by MODEL.md §4."""
