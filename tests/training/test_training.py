@@ -72,7 +72,7 @@ def test_padding_and_neighbours_do_not_move_the_gradient():
     one = collate([example], length=256, num_chunks=1, chunk_samples=64_000)
     two = collate([example, example], length=320, num_chunks=3, chunk_samples=80_000)
     moved = [step(state, data)[0].params for data in (one, two)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-3), *moved)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-2), *moved)
 
 
 def test_decay_is_for_matrices_only():
