@@ -116,7 +116,7 @@ def parameter(model: StepAudio, path: tuple[str, ...]) -> nnx.Param:
 
 
 def load_state(model: StepAudio, tensors: Mapping[str, np.ndarray]) -> None:
-    """Puts released tensors into the model, in the model's own dtype.
+    """Puts released tensors into the model (which may be abstract, from `nnx.eval_shape`), in the model's own dtype.
 
     Raises:
       ValueError: names that are missing, unknown (with the nearest known one), or of another shape; all at once.
@@ -132,7 +132,7 @@ def load_state(model: StepAudio, tensors: Mapping[str, np.ndarray]) -> None:
         if name not in tensors:
             continue
         array = place.from_hf(np.asarray(tensors[name]))
-        shape = parameter(model, place.path)[...].shape
+        shape = parameter(model, place.path).shape
         expected = shape if place.layer is None else shape[1:]
         if array.shape != expected:
             problems.append(f"{name}: expected shape {expected} in our order, found {array.shape}")
@@ -141,8 +141,8 @@ def load_state(model: StepAudio, tensors: Mapping[str, np.ndarray]) -> None:
         raise ValueError(f"{len(problems)} problems in the weights: " + "; ".join(problems))
     for path, arrays in stacks.items():
         target = parameter(model, path)
-        whole = np.stack(arrays) if len(arrays) > 1 or target[...].ndim > arrays[0].ndim else arrays[0]
-        target.set_value(jnp.asarray(whole, target[...].dtype))
+        whole = np.stack(arrays) if target.ndim > arrays[0].ndim else arrays[0]
+        target.set_value(jnp.asarray(whole, target.dtype))
 
 
 def save_state(model: StepAudio) -> dict[str, np.ndarray]:

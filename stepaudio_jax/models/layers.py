@@ -70,8 +70,11 @@ class Linear(nnx.Module):
         self.bias = param(rngs, zeros, shape[1:], axes[1:], layers, dtype) if bias else None
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        y = matmul(x, self.kernel[...])
-        return y if self.bias is None else y + self.bias[...]
+        if self.bias is None:
+            return matmul(x, self.kernel[...])
+        # The product is rounded once, after the bias.
+        y = matmul(x, self.kernel[...], preferred_element_type=jnp.float32)
+        return (y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
 
 
 class Conv(nnx.Module):
