@@ -7,18 +7,21 @@ Expected:  see stepaudio_jax/assets/tiny/README.md, the card of the shipped chec
 
 import ml_collections
 
+from stepaudio_jax.miniature import KINDS
+
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.model = "tiny"
     config.init = ""  # a checkpoint to start from; none: random weights
     config.seed = 0
-    config.steps = 3000
+    config.steps = 3200
     config.remat = "none"
+    config.scan_layers = False
     config.compute_dtype = "float32"
     config.save_dtype = "bfloat16"
     config.log_every = 10
-    config.eval_every = 1000
+    config.eval_every = 1600
 
     config.generation = ml_collections.ConfigDict({"do_sample": False, "max_new_tokens": 256})
     config.tokenizer = ml_collections.ConfigDict({"vocab_size": 1024})
@@ -27,12 +30,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.batch_size = 32
     config.data.batches_per_group = 4
     config.data.group_threads = 1
-    config.data.text_share = 0.05
+    config.data.text_share = 0.08
     config.data.curriculum = (
         (200, 1, ("order", "count", "direction", "timbre")),
         (450, 2, ()),
         (800, 3, ()),
-        (3000, 5, ()),
+        (3200, 5, (*KINDS, "dialogue", "order", "loudness", "arithmetic")),  # the hardest twice as often
     )
     config.data.buckets = ((80, 36_000), (96, 46_000), (112, 54_000), (136, 64_000), (160, 64_000))
 

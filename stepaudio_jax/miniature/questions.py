@@ -7,7 +7,7 @@ the sound says anything about the answer. A reasoning trace lists what is heard,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -60,7 +60,8 @@ def make_question(
     draft = _MAKERS[kind](rng, max_events)
     scene = scenes.arrange(rng, draft.events)
     clip = Audio(scenes.render(scene) if sound else np.zeros(0, np.float32), f"{kind} scene")
-    think = f"I hear: {', '.join(event.description for event in scene.events)}. {draft.reasoning}"
+    heard = "".join(f"\n{place} {event.description}" for place, event in enumerate(scene.events, 1))
+    think = f"I hear:{heard}\n{draft.reasoning}"
     turns: tuple[Turn, ...] = (human(clip, draft.asked),)
     if draft.history is not None:
         earlier, said = draft.history
@@ -115,7 +116,8 @@ def _loudness(rng: np.random.Generator, max_events: int) -> _Draft:
         "Was the first or the second {} louder?",
         "Which was the louder {}, the first or the second?",
     )
-    return _Draft(events, asked.format(noun), f"First: {loudness[0]}. Second: {loudness[1]}.", answer)
+    places = (1, 2) if noun == "sound" else _places(events, noun)
+    return _Draft(events, asked.format(noun), _two(places, loudness), answer)
 
 
 def _pitch(rng: np.random.Generator, max_events: int) -> _Draft:
@@ -128,7 +130,7 @@ def _pitch(rng: np.random.Generator, max_events: int) -> _Draft:
         "Was the first or the second tone higher?",
         "Which tone had the higher pitch, the first or the second?",
     )
-    return _Draft(events, asked, f"First: {pitches[0]}. Second: {pitches[1]}.", answer)
+    return _Draft(events, asked, _two(_places(events, "tone"), pitches), answer)
 
 
 def _timbre(rng: np.random.Generator, max_events: int) -> _Draft:
@@ -155,7 +157,7 @@ def _tempo(rng: np.random.Generator, max_events: int) -> _Draft:
         "Is the second click train faster or slower?",
         "Compared with the first click train, was the second faster or slower?",
     )
-    return _Draft(events, asked, f"First: {tempos[0]}. Second: {tempos[1]}.", answer)
+    return _Draft(events, asked, _two(_places(events, "click train"), tempos), answer)
 
 
 def _order(rng: np.random.Generator, max_events: int) -> _Draft:
@@ -167,7 +169,7 @@ def _order(rng: np.random.Generator, max_events: int) -> _Draft:
         events = _fill(rng, size)
         events[place] = _event(rng, answer)
         asked = _say(rng, "What was the {} sound?", "Which sound came {}?", "What kind of sound was {}?")
-        return _Draft(events, asked.format(where), f"The {where}: {answer}.", answer)
+        return _Draft(events, asked.format(where), f"The {where} is {place + 1}: {answer}.", answer)
     before = _kind(rng, without=(answer,))
     events = _fill(rng, size, without=(before,))
     place = int(rng.integers(size - 1))
@@ -175,7 +177,7 @@ def _order(rng: np.random.Generator, max_events: int) -> _Draft:
     asked = _say(
         rng, "What came right after the {}?", "Which sound followed the {}?", "What did you hear right after the {}?"
     )
-    return _Draft(events, asked.format(before), f"After the {before}: {answer}.", answer)
+    return _Draft(events, asked.format(before), f"The {before} is {place + 1}. Then {place + 2}: {answer}.", answer)
 
 
 def _arithmetic(rng: np.random.Generator, max_events: int) -> _Draft:
@@ -218,7 +220,8 @@ def _dialogue(rng: np.random.Generator, max_events: int) -> _Draft:
     events = _weave(rng, named, _fill(rng, size - number, without=(kind,)))
     earlier = _say(rng, "How many {} do you hear?", "How many {} are there?").format(_many(kind))
     asked = _say(rng, "And how many of them were {}?", "How many of them are {}?", "And how many of those were {}?")
-    reasoning = f"{_many(kind).capitalize()}: {', '.join(levels)}. {_tally(loudness, answer)} So {answer}."
+    seen = ", ".join(f"{place} {level}" for place, level in zip(_places(events, kind), levels, strict=True))
+    reasoning = f"{_many(kind).capitalize()}: {seen}. {_tally(loudness, answer)} So {answer}."
     return _Draft(events, asked.format(loudness), reasoning, str(answer), history=(earlier, str(number)))
 
 
@@ -265,6 +268,16 @@ def _known(kind: str, kinds: tuple[str, ...]) -> str:
 
 def _many(kind: str) -> str:
     return kind + "s"
+
+
+def _places(events: list[Event], kind: str) -> list[int]:
+    """Where in the list the sounds of a kind stand, counted from 1."""
+    return [place for place, event in enumerate(events, 1) if event.kind == kind]
+
+
+def _two(places: Sequence[int], words: Sequence[str]) -> str:
+    """Two entries of the list, looked up: "First: 2 loud. Second: 5 soft." """
+    return f"First: {places[0]} {words[0]}. Second: {places[1]} {words[1]}."
 
 
 def _tally(name: str, number: int) -> str:

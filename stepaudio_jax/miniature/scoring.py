@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from stepaudio_jax.miniature.scenes import KINDS, Scene
 
-_LIST = re.compile(r"I hear:\s*(.*?)(?:\.|$)", re.DOTALL)
+_ENTRY = re.compile(r"^\d+ +(.+?)[ .,]*$", re.MULTILINE)
 
 
 class EventScore(NamedTuple):
@@ -35,9 +35,8 @@ def is_correct(answer: str, truth: str) -> bool:
 
 
 def parse_events(think: str) -> list[str]:
-    """The descriptions a reasoning trace lists, in order; none if it has no such list."""
-    match = _LIST.search(think)
-    return [part.strip() for part in match.group(1).split(",") if part.strip()] if match else []
+    """The descriptions of a reasoning trace's numbered lines after "I hear:", in order; none if it has no list."""
+    return [match.group(1) for match in _ENTRY.finditer(think.partition("I hear:")[2])]
 
 
 def score_events(think: str, scene: Scene) -> EventScore:

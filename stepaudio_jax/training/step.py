@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 
 from stepaudio_jax.data import Batch
 from stepaudio_jax.models import StepAudio
+from stepaudio_jax.models.layers import unstack
 from stepaudio_jax.training.losses import next_token_cross_entropy
 
 Metrics = dict[str, Array]
@@ -53,13 +54,28 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     remat: str = "none",
+    scan_layers: bool = True,
     compute_dtype: Any = jnp.float32,
     length_rule: str = "hf",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The supervised step. Metrics: loss (nats per token), accuracy, tokens, grad_norm."""
+    """The supervised step. Metrics: loss (nats per token), accuracy, tokens, grad_norm.
+
+    Args:
+      remat: what the backward pass recomputes, a name in models.layers.REMAT_POLICIES.
+      scan_layers: False writes the layers out one after another: a CPU then takes a sixth less time for a small
+        model (benchmarks/README.md), for a longer compilation, and without `remat`.
+
+    Raises:
+      ValueError: remat without scanned layers.
+    """
+    if not scan_layers and remat != "none":
+        raise ValueError(f'remat: "{remat}" recomputes scanned layers; set scan_layers or remat = "none"')
 
     def loss_fn(params, batch: Batch):
         model = merge(graphdef, params, dtype=compute_dtype)
+        if not scan_layers:
+            model.decoder.layers = unstack(model.decoder.layers)
+            model.encoder.layers = unstack(model.encoder.layers)
         logits = model(
             batch.tokens, batch.positions, batch.segment_ids, batch.audio, remat=remat, length_rule=length_rule
         )

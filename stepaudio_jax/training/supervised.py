@@ -52,7 +52,13 @@ def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None 
     optimizer = make_optimizer(config.optim, config.steps)
     graphdef, state = init_state(model, optimizer)
     step = jax.jit(
-        make_train_step(graphdef, optimizer, remat=config.remat, compute_dtype=jnp.dtype(config.compute_dtype)),
+        make_train_step(
+            graphdef,
+            optimizer,
+            remat=config.remat,
+            scan_layers=config.scan_layers,
+            compute_dtype=jnp.dtype(config.compute_dtype),
+        ),
         donate_argnums=0,
     )
 

@@ -96,6 +96,9 @@ def conclusion(question: Question) -> str:
     def of(kind):
         return [event for event in events if event.kind == kind]
 
+    def place(event):
+        return next(i for i, other in enumerate(events, 1) if other is event)
+
     def aloud(name, number):
         return f"{name.capitalize()}: {', '.join(map(str, range(1, number + 1))) or 'none'}."
 
@@ -105,8 +108,15 @@ def conclusion(question: Question) -> str:
             return f"{aloud(kind + 's', len(of(kind)))} So {question.answer}."
         case "loudness" | "pitch" | "tempo":
             compared = of(named(asked)[0]) if named(asked) else events
-            first, second = (getattr(event, pair[question.kind]) for event in compared[:2])
+            first, second = (f"{place(event)} {getattr(event, pair[question.kind])}" for event in compared[:2])
             return f"First: {first}. Second: {second}."
+        case "order":
+            if named(asked):
+                (before,) = (place(event) for event in of(named(asked)[0]))
+                return f"The {named(asked)[0]} is {before}. Then {before + 1}: {events[before].kind}."
+            (where,) = [word for word in ("first", "second", "last") if word in asked]
+            at = {"first": 1, "second": 2, "last": len(events)}[where]
+            return f"The {where} is {at}: {events[at - 1].kind}."
         case "arithmetic":
             one, two = named(asked)
             sign = "-" if "more" in asked or "less" in asked else "+"
@@ -117,15 +127,15 @@ def conclusion(question: Question) -> str:
             (kind,) = named(question.prompt.turns[0].text)
             (level,) = [word for word in scenes.LOUDNESS if word in asked]
             heard = [event.loudness for event in of(kind)]
-            listed = f"{kind.capitalize()}s: {', '.join(heard)}."
+            listed = f"{kind.capitalize()}s: {', '.join(f'{place(event)} {event.loudness}' for event in of(kind))}."
             return f"{listed} {aloud(level, heard.count(level))} So {question.answer}."
     raise AssertionError(question.kind)
 
 
-@pytest.mark.parametrize("kind", ["count", "loudness", "pitch", "tempo", "arithmetic", "dialogue"])
+@pytest.mark.parametrize("kind", ["count", "loudness", "pitch", "tempo", "order", "arithmetic", "dialogue"])
 def test_reasoning_concludes_from_what_it_lists(kind):
     for question in many(kind, 100):
-        assert question.conversation.turns[-1].think.split(". ", 1)[1] == conclusion(question)
+        assert question.conversation.turns[-1].think.splitlines()[-1] == conclusion(question)
 
 
 def test_unknown_kinds_and_impossible_sizes_are_refused():

@@ -37,20 +37,21 @@ def scene():
 @pytest.mark.parametrize(
     ("think", "expected"),
     [
-        ("I hear: loud low pure tone, soft noise burst, loud rising chirp. So 1.", (3, 3, 3)),
-        ("I hear: loud low hollow tone, soft noise burst, soft rising chirp.", (3, 3, 1)),
-        ("I hear: loud low pure tone, soft noise burst", (3, 2, 2)),
-        ("I hear: loud low pure tone, soft noise burst, loud rising chirp, soft ah vowel.", (4, 3, 3)),
-        ("I hear: soft noise burst, loud low pure tone, loud rising chirp.", (3, 1, 1)),
+        ("1 loud low pure tone\n2 soft noise burst\n3 loud rising chirp\nChirps: 1. So 1.", (3, 3, 3)),
+        ("1 loud low hollow tone\n2 soft noise burst\n3 soft rising chirp", (3, 3, 1)),
+        ("1 loud low pure tone\n2 soft noise burst", (3, 2, 2)),
+        ("1 loud low pure tone\n2 soft noise burst\n3 loud rising chirp\n4 soft ah vowel", (4, 3, 3)),
+        ("1 soft noise burst\n2 loud low pure tone\n3 loud rising chirp", (3, 1, 1)),
         ("", (3, 0, 0)),
         ("tone tone tone", (3, 0, 0)),
-        ("I hear: , , .", (3, 0, 0)),
-        ("I hear: loud baritone, soft noise, rising chirp.", (3, 1, 0)),
+        ("1\n2 \n3 .", (3, 0, 0)),
+        ("1 loud baritone\n2 soft noise\n3 rising chirp.", (3, 1, 0)),
     ],
 )
 def test_events_are_matched_one_by_one(think, expected):
-    assert score_events(think, scene()) == expected
+    assert score_events(f"I hear:\n{think}", scene()) == expected
 
 
 def test_descriptions_are_read_in_order():
-    assert parse_events("Well. I hear: a, b c,d. Then, more.") == ["a", "b c", "d"]
+    assert parse_events("Well.\n7 no\nI hear:\n1 a\n2 b c.\n3 d\nThe 2 is: 4 more.") == ["a", "b c", "d"]
+    assert parse_events("1 loud low pure tone") == []

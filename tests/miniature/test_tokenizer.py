@@ -41,12 +41,12 @@ def test_words_of_the_small_world_are_single_tokens(backend):
     words = set()
     for i in range(300):
         question = make_question(np.random.default_rng(i), KINDS[i % len(KINDS)], sound=False)
-        words |= {word for event in question.scene.events for word in event.description.split()}
+        words |= {f" {word}" for event in question.scene.events for word in event.description.split()}
         for turn in question.conversation.turns[-1:]:
-            words |= set(re.findall(r"[A-Za-z]+", f"{turn.think} {turn.text}"))
+            words |= set(re.findall(r" ?[A-Za-z]+", f"{turn.think}\n{turn.text}"))
     assert len(words) > 35
     for word in words:
-        assert len(backend.encode(f" {word}").ids) == 1, word
+        assert len(backend.encode(word).ids) == 1, word
 
 
 def test_plain_english_does_not_fall_apart(backend):
