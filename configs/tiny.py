@@ -15,13 +15,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = "tiny"
     config.init = ""  # a checkpoint to start from; none: random weights
     config.seed = 0
-    config.steps = 3200
+    config.steps = 2800
     config.remat = "none"
     config.scan_layers = False
     config.compute_dtype = "float32"
     config.save_dtype = "bfloat16"
     config.log_every = 10
-    config.eval_every = 1600
+    config.eval_every = 1400
 
     config.generation = ml_collections.ConfigDict({"do_sample": False, "max_new_tokens": 256})
     config.tokenizer = ml_collections.ConfigDict({"vocab_size": 1024})
@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
         (200, 1, ("order", "count", "direction", "timbre")),
         (450, 2, ()),
         (800, 3, ()),
-        (3200, 5, (*KINDS, "dialogue", "order", "loudness", "arithmetic")),  # the hardest twice as often
+        (2800, 5, (*KINDS, "dialogue", "order", "loudness", "arithmetic")),  # the hardest twice as often
     )
     config.data.buckets = ((80, 36_000), (96, 46_000), (112, 54_000), (136, 64_000), (160, 64_000))
 
