@@ -41,12 +41,13 @@ def run(folder: str, seed: int | None) -> int:
             reply = model.ask([file], asked)
         correct = miniature.is_correct(reply.answer, question.answer)
         right += correct
-        true_events = ", ".join(event.description for event in question.scene.events) if question.scene else ""
+        events = question.scene.events if question.scene else ()
+        heard = "\n".join(f"{place} {event.description}" for place, event in enumerate(events, 1))
         table.add_row(
             f"{file}\n[bold]{asked}[/bold]",
             f"[dim]{reply.think}[/dim]",
             f"[{'green' if correct else 'red'}]{reply.answer} {'✓' if correct else '✗'}[/]",
-            f"{question.answer}\n[dim]{true_events}[/dim]",
+            f"{question.answer}\n[dim]{heard}[/dim]",
         )
     console.print(table)
     console.print(f"{right} of 3 right, in {time.perf_counter() - start:.0f} s.\n")
