@@ -13,7 +13,7 @@ from rich.table import Table
 from stepaudio_jax import miniature, models
 from stepaudio_jax.evals.evaluate import Item, Result, Score, evaluate
 from stepaudio_jax.inference import Completion, Generator, Request, SamplingParams, StepAudio
-from stepaudio_jax.text import Audio, Conversation, Tokenizer
+from stepaudio_jax.text import Tokenizer
 
 HELD_OUT = 1_000_000_007
 """First part of the seeds of held-out scenes; training draws from seeds (run seed, group)."""
@@ -37,7 +37,7 @@ def silenced(items: list[Item]) -> list[Item]:
     """The same questions with every sample of their sound set to zero."""
     return [
         dataclasses.replace(
-            item, request=dataclasses.replace(item.request, conversation=_silence(item.request.conversation))
+            item, request=dataclasses.replace(item.request, conversation=miniature.silenced(item.truth).prompt)
         )
         for item in items
     ]
@@ -94,17 +94,6 @@ def control_table(result: Result) -> Table:
             f"{control.standard_errors:+.1f}",
         )
     return table
-
-
-def _silence(conversation: Conversation) -> Conversation:
-    turns = []
-    for turn in conversation.turns:
-        parts = tuple(
-            dataclasses.replace(part, samples=np.zeros_like(part.samples)) if isinstance(part, Audio) else part
-            for part in turn.parts
-        )
-        turns.append(dataclasses.replace(turn, parts=parts))
-    return dataclasses.replace(conversation, turns=tuple(turns))
 
 
 def examine(model: models.StepAudio, tokenizer: Tokenizer, *, per_kind: int = 12) -> dict[str, float]:

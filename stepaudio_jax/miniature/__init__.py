@@ -1,8 +1,9 @@
 """The small world the tiny model lives in: scenes of sound, questions with true answers, and their scoring."""
 
-from stepaudio_jax.miniature.questions import KINDS, TEXT_KINDS, Question, make_question, make_text_question
+from stepaudio_jax.miniature.questions import KINDS, Question, make_question, silenced
 from stepaudio_jax.miniature.scenes import Event, Scene, arrange, random_event, render
 from stepaudio_jax.miniature.scoring import EventScore, is_correct, parse_events, score_events
+from stepaudio_jax.miniature.text_questions import TEXT_KINDS, make_text_question
 from stepaudio_jax.miniature.tokenizer import build_tokenizer
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "random_event",
     "render",
     "score_events",
+    "silenced",
 ]

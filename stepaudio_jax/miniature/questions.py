@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from stepaudio_jax.miniature import scenes
+from stepaudio_jax.miniature.drawing import known, pick, say, shuffle, weave
 from stepaudio_jax.miniature.scenes import Event, Scene
 from stepaudio_jax.text import Audio, Conversation, Turn, assistant, human
 
@@ -56,7 +57,7 @@ def make_question(
     """
     if not 1 <= max_events <= scenes.MAX_EVENTS:
         raise ValueError(f"max_events: {max_events}, expected 1 to {scenes.MAX_EVENTS}")
-    kind = _known(kind, KINDS) if kind else KINDS[int(rng.integers(len(KINDS)))]
+    kind = known(kind, KINDS) if kind else KINDS[int(rng.integers(len(KINDS)))]
     draft = _MAKERS[kind](rng, max_events)
     scene = scenes.arrange(rng, draft.events)
     clip = Audio(scenes.render(scene) if sound else np.zeros(0, np.float32), f"{kind} scene")
@@ -69,11 +70,24 @@ def make_question(
     return Question(kind, Conversation((*turns, assistant(draft.answer, think=think))), draft.answer, scene)
 
 
-def make_text_question(rng: np.random.Generator, kind: str | None = None) -> Question:
-    """A question without sound: "sum" or "logic"."""
-    kind = _known(kind, TEXT_KINDS) if kind else TEXT_KINDS[int(rng.integers(len(TEXT_KINDS)))]
-    asked, think, answer = _TEXT_MAKERS[kind](rng)
-    return Question(kind, Conversation((human(asked), assistant(answer, think=think))), answer)
+def silenced(question: Question, *, background: bool = False) -> Question:
+    """The same question with its sound gone: every sample zero, or only the scene's background left.
+
+    Nothing tells the answer any more. The reply to be learnt says so and guesses: its answer is still the true one,
+    so a model learns to give any answer that could be.
+    """
+    *turns, reply = question.conversation.turns
+    heard = question.conversation.audio[0]
+    samples = np.zeros_like(heard.samples)
+    if background and question.scene is not None:
+        samples = scenes.render(dataclasses.replace(question.scene, events=()))
+    clip = Audio(samples, heard.name)
+    turns = [
+        dataclasses.replace(turn, parts=tuple(clip if isinstance(part, Audio) else part for part in turn.parts))
+        for turn in turns
+    ]
+    guess = assistant(reply.text, think="I hear nothing, so I guess.")
+    return dataclasses.replace(question, conversation=Conversation((*turns, guess)))
 
 
 def _count(rng: np.random.Generator, max_events: int) -> _Draft:
@@ -81,23 +95,21 @@ def _count(rng: np.random.Generator, max_events: int) -> _Draft:
     answer = int(rng.integers(min(3, size) + 1))
     kind = _kind(rng)
     events = [_event(rng, kind) for _ in range(answer)] + _fill(rng, size - answer, without=(kind,))
-    asked = _say(
-        rng, "How many {} do you hear?", "How many {} are there?", "Count the {}.", "What is the number of {}?"
-    )
-    return _Draft(_shuffle(rng, events), asked.format(_many(kind)), f"{_tally(kind, answer)} So {answer}.", str(answer))
+    asked = say(rng, "How many {} do you hear?", "How many {} are there?", "Count the {}.", "What is the number of {}?")
+    return _Draft(shuffle(rng, events), asked.format(_many(kind)), f"{_tally(kind, answer)} So {answer}.", str(answer))
 
 
 def _direction(rng: np.random.Generator, max_events: int) -> _Draft:
-    answer = _pick(rng, scenes.DIRECTIONS)
+    answer = pick(rng, scenes.DIRECTIONS)
     events = [_event(rng, "chirp", trait=answer), *_fill(rng, _size(rng, max_events) - 1, without=("chirp",))]
-    asked = _say(
+    asked = say(
         rng,
         "Is the chirp rising or falling?",
         "Does the chirp go up or down, rising or falling?",
         "In which direction does the chirp go?",
         "What is the direction of the chirp?",
     )
-    return _Draft(_shuffle(rng, events), asked, f"The chirp is {answer}.", answer)
+    return _Draft(shuffle(rng, events), asked, f"The chirp is {answer}.", answer)
 
 
 def _loudness(rng: np.random.Generator, max_events: int) -> _Draft:
@@ -109,8 +121,8 @@ def _loudness(rng: np.random.Generator, max_events: int) -> _Draft:
     else:
         noun = _kind(rng)
         pair = [_event(rng, noun, loudness=each) for each in loudness]
-        events = _weave(rng, pair, _fill(rng, _size(rng, max_events, at_least=2) - 2, without=(noun,)))
-    asked = _say(
+        events = weave(rng, pair, _fill(rng, _size(rng, max_events, at_least=2) - 2, without=(noun,)))
+    asked = say(
         rng,
         "Which {} was louder, the first or the second?",
         "Was the first or the second {} louder?",
@@ -123,8 +135,8 @@ def _loudness(rng: np.random.Generator, max_events: int) -> _Draft:
 def _pitch(rng: np.random.Generator, max_events: int) -> _Draft:
     answer, pitches = _first_or_second(rng, "high", "low")
     pair = [_event(rng, "tone", pitch=each) for each in pitches]
-    events = _weave(rng, pair, _fill(rng, _size(rng, max_events, at_least=2) - 2, without=("tone",)))
-    asked = _say(
+    events = weave(rng, pair, _fill(rng, _size(rng, max_events, at_least=2) - 2, without=("tone",)))
+    asked = say(
         rng,
         "Which tone was higher, the first or the second?",
         "Was the first or the second tone higher?",
@@ -134,24 +146,24 @@ def _pitch(rng: np.random.Generator, max_events: int) -> _Draft:
 
 
 def _timbre(rng: np.random.Generator, max_events: int) -> _Draft:
-    answer = _pick(rng, scenes.TIMBRES)
+    answer = pick(rng, scenes.TIMBRES)
     events = [_event(rng, "tone", trait=answer), *_fill(rng, _size(rng, max_events) - 1, without=("tone",))]
-    asked = _say(
+    asked = say(
         rng,
         "What is the timbre of the tone?",
         "Is the tone pure, bright or hollow?",
         "What timbre does the tone have?",
         "How does the tone sound: pure, bright or hollow?",
     )
-    return _Draft(_shuffle(rng, events), asked, f"The tone is {answer}.", answer)
+    return _Draft(shuffle(rng, events), asked, f"The tone is {answer}.", answer)
 
 
 def _tempo(rng: np.random.Generator, max_events: int) -> _Draft:
-    answer = _pick(rng, ("faster", "slower"))
+    answer = pick(rng, ("faster", "slower"))
     tempos = ("slow", "fast") if answer == "faster" else ("fast", "slow")
     pair = [_event(rng, "click train", trait=each) for each in tempos]
-    events = _weave(rng, pair, _fill(rng, _size(rng, max_events, at_least=2) - 2, without=("click train",)))
-    asked = _say(
+    events = weave(rng, pair, _fill(rng, _size(rng, max_events, at_least=2) - 2, without=("click train",)))
+    asked = say(
         rng,
         "Was the second click train faster or slower than the first?",
         "Is the second click train faster or slower?",
@@ -164,17 +176,17 @@ def _order(rng: np.random.Generator, max_events: int) -> _Draft:
     answer = _kind(rng)
     size = _size(rng, max_events, at_least=min(2, max_events))
     if size == 1 or rng.random() < 0.5:
-        where = _pick(rng, ("first", "second", "last") if size > 1 else ("first", "last"))
+        where = pick(rng, ("first", "second", "last") if size > 1 else ("first", "last"))
         place = {"first": 0, "second": 1, "last": size - 1}[where]
         events = _fill(rng, size)
         events[place] = _event(rng, answer)
-        asked = _say(rng, "What was the {} sound?", "Which sound came {}?", "What kind of sound was {}?")
+        asked = say(rng, "What was the {} sound?", "Which sound came {}?", "What kind of sound was {}?")
         return _Draft(events, asked.format(where), f"The {where} is {place + 1}: {answer}.", answer)
     before = _kind(rng, without=(answer,))
     events = _fill(rng, size, without=(before,))
     place = int(rng.integers(size - 1))
     events[place], events[place + 1] = _event(rng, before), _event(rng, answer)
-    asked = _say(
+    asked = say(
         rng, "What came right after the {}?", "Which sound followed the {}?", "What did you hear right after the {}?"
     )
     return _Draft(events, asked.format(before), f"The {before} is {place + 1}. Then {place + 2}: {answer}.", answer)
@@ -188,7 +200,7 @@ def _arithmetic(rng: np.random.Generator, max_events: int) -> _Draft:
     if rng.random() < 0.5:
         a = int(rng.integers(answer + 1))
         b, sign = answer - a, "+"
-        asked = _say(
+        asked = say(
             rng,
             "How many {} and {} are there together?",
             "How many {} and {} do you hear in all?",
@@ -197,7 +209,7 @@ def _arithmetic(rng: np.random.Generator, max_events: int) -> _Draft:
     else:
         b = int(rng.integers((size - answer) // 2 + 1))
         a, sign = answer + b, "-"
-        asked = _say(
+        asked = say(
             rng,
             "How many more {} than {} are there?",
             "How many more {} than {} do you hear?",
@@ -206,20 +218,20 @@ def _arithmetic(rng: np.random.Generator, max_events: int) -> _Draft:
     events = [_event(rng, one) for _ in range(a)] + [_event(rng, two) for _ in range(b)]
     events += _fill(rng, size - a - b, without=(one, two))
     reasoning = f"{_tally(one, a)} {_tally(two, b)} {a} {sign} {b} = {answer}."
-    return _Draft(_shuffle(rng, events), asked.format(_many(one), _many(two)), reasoning, str(answer))
+    return _Draft(shuffle(rng, events), asked.format(_many(one), _many(two)), reasoning, str(answer))
 
 
 def _dialogue(rng: np.random.Generator, max_events: int) -> _Draft:
     size = _size(rng, max(max_events, 3), at_least=3)
-    kind, loudness = _kind(rng), _pick(rng, scenes.LOUDNESS)
+    kind, loudness = _kind(rng), pick(rng, scenes.LOUDNESS)
     other = "soft" if loudness == "loud" else "loud"
     number = int(rng.integers(2, 4))
     answer = int(rng.integers(3))
-    levels = _shuffle(rng, [loudness] * answer + [other] * (number - answer))
+    levels = shuffle(rng, [loudness] * answer + [other] * (number - answer))
     named = [_event(rng, kind, loudness=each) for each in levels]
-    events = _weave(rng, named, _fill(rng, size - number, without=(kind,)))
-    earlier = _say(rng, "How many {} do you hear?", "How many {} are there?").format(_many(kind))
-    asked = _say(rng, "And how many of them were {}?", "How many of them are {}?", "And how many of those were {}?")
+    events = weave(rng, named, _fill(rng, size - number, without=(kind,)))
+    earlier = say(rng, "How many {} do you hear?", "How many {} are there?").format(_many(kind))
+    asked = say(rng, "And how many of them were {}?", "How many of them are {}?", "And how many of those were {}?")
     seen = ", ".join(f"{place} {level}" for place, level in zip(_places(events, kind), levels, strict=True))
     reasoning = f"{_many(kind).capitalize()}: {seen}. {_tally(loudness, answer)} So {answer}."
     return _Draft(events, asked.format(loudness), reasoning, str(answer), history=(earlier, str(number)))
@@ -237,33 +249,6 @@ _MAKERS: dict[str, Callable[[np.random.Generator, int], _Draft]] = {
     "dialogue": _dialogue,
 }
 KINDS = tuple(_MAKERS)
-
-
-def _sum(rng: np.random.Generator) -> tuple[str, str, str]:
-    a, b = int(rng.integers(10)), int(rng.integers(10))
-    if rng.random() < 0.5:
-        asked, sign, answer = _say(rng, "What is {} plus {}?", "What is {} + {}?", "Add {} and {}."), "+", a + b
-    else:
-        a, b = max(a, b), min(a, b)
-        asked, sign, answer = _say(rng, "What is {} minus {}?", "What is {} - {}?"), "-", a - b
-    return asked.format(a, b), f"{a} {sign} {b} = {answer}.", str(answer)
-
-
-def _logic(rng: np.random.Generator) -> tuple[str, str, str]:
-    names = [str(name) for name in rng.permutation(["Anna", "Ben", "Carl", "Dora", "Emil"])[:3]]
-    facts = _shuffle(rng, [f"{names[0]} is taller than {names[1]}.", f"{names[1]} is taller than {names[2]}."])
-    answer, word = (names[0], "tallest") if rng.random() < 0.5 else (names[2], "shortest")
-    return f"{' '.join(facts)} Who is the {word}?", f"In order: {', '.join(names)}. The {word}: {answer}.", answer
-
-
-_TEXT_MAKERS = {"sum": _sum, "logic": _logic}
-TEXT_KINDS = tuple(_TEXT_MAKERS)
-
-
-def _known(kind: str, kinds: tuple[str, ...]) -> str:
-    if kind not in kinds:
-        raise ValueError(f"kind of question: {kind!r}, expected one of {', '.join(kinds)}")
-    return kind
 
 
 def _many(kind: str) -> str:
@@ -295,7 +280,7 @@ def _event(rng: np.random.Generator, kind: str | None, **fixed: str) -> Event:
 
 
 def _kind(rng: np.random.Generator, *, without: tuple[str, ...] = ()) -> str:
-    return _pick(rng, [kind for kind in scenes.KINDS if kind not in without])
+    return pick(rng, [kind for kind in scenes.KINDS if kind not in without])
 
 
 def _fill(rng: np.random.Generator, number: int, *, without: tuple[str, ...] = ()) -> list[Event]:
@@ -303,25 +288,5 @@ def _fill(rng: np.random.Generator, number: int, *, without: tuple[str, ...] = (
 
 
 def _first_or_second(rng: np.random.Generator, more: str, less: str) -> tuple[str, tuple[str, str]]:
-    answer = _pick(rng, ("the first", "the second"))
+    answer = pick(rng, ("the first", "the second"))
     return answer, ((more, less) if answer == "the first" else (less, more))
-
-
-def _weave(rng: np.random.Generator, ordered: list[Event], others: list[Event]) -> list[Event]:
-    """The others put among the ordered ones at random, these keeping their order."""
-    places = set(rng.permutation(len(ordered) + len(others))[: len(ordered)].tolist())
-    take, rest = iter(ordered), iter(others)
-    return [next(take) if i in places else next(rest) for i in range(len(ordered) + len(others))]
-
-
-def _shuffle(rng: np.random.Generator, items: list) -> list:
-    return [items[i] for i in rng.permutation(len(items))]
-
-
-def _pick(rng: np.random.Generator, options) -> str:
-    options = tuple(options)
-    return options[int(rng.integers(len(options)))]
-
-
-def _say(rng: np.random.Generator, *wordings: str) -> str:
-    return _pick(rng, wordings)

@@ -10,6 +10,8 @@ import functools
 
 import numpy as np
 
+from stepaudio_jax.miniature.drawing import pick
+
 SAMPLE_RATE = 16_000
 MAX_SECONDS = 4.0
 MAX_EVENTS = 5
@@ -83,9 +85,9 @@ def random_event(rng: np.random.Generator, kind: str | None = None, **fixed: str
     """
     kind = kind or str(rng.choice(KINDS))
     _check_words(kind, fixed)
-    loudness = fixed.get("loudness") or _pick(rng, LOUDNESS)
-    pitch = (fixed.get("pitch") or _pick(rng, PITCHES)) if kind == "tone" else ""
-    trait = fixed.get("trait") or _pick(rng, TRAITS.get(kind, ("",)))
+    loudness = fixed.get("loudness") or pick(rng, LOUDNESS)
+    pitch = (fixed.get("pitch") or pick(rng, PITCHES)) if kind == "tone" else ""
+    trait = fixed.get("trait") or pick(rng, TRAITS.get(kind, ("",)))
     spans: dict[str, tuple[float, float] | None] = {
         "tone": PITCHES.get(pitch),
         "chirp": (300.0, 450.0),
@@ -235,8 +237,3 @@ def _check_words(kind: str, fixed: dict[str, str]) -> None:
         if word not in known.get(name, ()):
             expected = ", ".join(known.get(name, ())) or "nothing: this kind has none"
             raise ValueError(f"{name} of a {kind}: {word!r}, expected {expected}")
-
-
-def _pick(rng: np.random.Generator, options) -> str:
-    options = tuple(options)
-    return options[int(rng.integers(len(options)))]

@@ -20,7 +20,8 @@ def miniature_batches(config: Config, tokenizer: Tokenizer, seed: int) -> Iterat
     padding; each batch takes the smallest bucket shape that holds it.
 
     Args:
-      config: batch_size, batches_per_group, text_share, curriculum as ((until step, max_events, kinds), …), buckets as
+      config: batch_size, batches_per_group, text_share (of questions without sound), silent_share (of those with
+        sound whose sound is taken away), curriculum as ((until step, max_events, kinds), …), buckets as
         ((tokens, audio samples), …) in growing order, group_threads.
     """
     dataset = (
@@ -41,6 +42,8 @@ def _group(config: Config, tokenizer: Tokenizer, seed: int, index: int) -> list[
             question = miniature.make_text_question(rng)
         else:
             question = miniature.make_question(rng, kinds[int(rng.integers(len(kinds)))], max_events=max_events)
+            if rng.random() < config.silent_share:
+                question = miniature.silenced(question, background=bool(rng.random() < 0.5))
         examples.append(encode(question.conversation, tokenizer))
     order = sorted(range(len(examples)), key=lambda i: (examples[i].num_tokens, examples[i].longest_chunk))
     batches = [

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from stepaudio_jax.miniature import KINDS, TEXT_KINDS, Question, make_question, make_text_question, scenes
+from stepaudio_jax.miniature import KINDS, TEXT_KINDS, Question, make_question, make_text_question, scenes, silenced
 from stepaudio_jax.miniature.scoring import parse_events
 
 
@@ -212,3 +212,19 @@ def test_a_dialogue_has_two_human_turns():
     (question,) = many("dialogue", 1)
     assert [turn.role for turn in question.conversation.turns] == ["human", "assistant", "human", "assistant"]
     assert question.conversation.turns[0].audio and not question.conversation.turns[2].audio
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_silence_leaves_the_question_and_nothing_to_hear(kind):
+    question = make_question(np.random.default_rng(7), kind)
+    mute, faint = silenced(question), silenced(question, background=True)
+    for other in (mute, faint):
+        assert [turn.text for turn in other.prompt.turns] == [turn.text for turn in question.prompt.turns]
+        assert [len(clip.samples) for clip in other.prompt.audio] == [len(question.prompt.audio[0].samples)]
+        assert other.conversation.turns[-1].text == question.answer
+        assert parse_events(other.conversation.turns[-1].think) == []
+    (sound,), (zeros,), (background,) = (q.prompt.audio for q in (question, mute, faint))
+    assert not zeros.samples.any()
+    level = 20 * np.log10(np.sqrt(np.mean(background.samples**2)))
+    assert level == pytest.approx(question.scene.background_db, abs=0.2)
+    assert np.abs(sound.samples).max() > 2 * np.abs(background.samples).max()
