@@ -107,6 +107,7 @@ def main():
     ours, theirs = models(layers)
     weight_bytes = sum(p.nbytes for p in theirs.parameters())
     generator = Generator(ours, tokenizer, batch_size=8, burst=32)
+    generator.programs.vocab_size = SHAPE["vocab_size"]  # both sides choose among all rows of the table
     read, copy = bandwidth(2 if args.quick else 5)
     console.print(
         f"jax {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, "

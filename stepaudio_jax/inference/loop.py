@@ -24,7 +24,7 @@ from stepaudio_jax.inference.sampling import SamplingArrays
 from stepaudio_jax.inference.types import AudioProgress, Event, Finished, Request, SamplingParams, Usage
 from stepaudio_jax.inference.writer import ReplyWriter
 from stepaudio_jax.models import StepAudio
-from stepaudio_jax.models.layers import unstack
+from stepaudio_jax.models.layers import Linear, unstack
 from stepaudio_jax.text import Tokenizer
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -58,6 +58,17 @@ class _Row:
         return written[-1] if written else int(self.example.rendered.token_ids[-1])
 
 
+def _for_cpu(model: StepAudio) -> StepAudio:
+    """The model with its decoder laid out for a CPU, which reads every weight once per token: slicing a stack of
+    layers would move each twice. The caller's model stays as it is."""
+    model = nnx.merge(*nnx.split(model))
+    model.decoder.layers = unstack(model.decoder.layers)
+    for _, module in nnx.iter_modules(model.decoder.layers):
+        if isinstance(module, Linear):
+            module.store_output_major()
+    return model
+
+
 class Generator:
     """`generate(requests)` over one model. Programs compile on first use of a bucket and are kept."""
 
@@ -75,9 +86,8 @@ class Generator:
           batch_size: most requests that run together.
           burst: decode steps between two looks of the host.
         """
-        if jax.default_backend() == "cpu":  # slicing a stack of layers would move every weight twice per token
-            model = nnx.merge(*nnx.split(model))  # the caller's model stays as it is
-            model.decoder.layers = unstack(model.decoder.layers)
+        if jax.default_backend() == "cpu":
+            model = _for_cpu(model)
         self.model_config = model.config
         self.tokenizer = tokenizer
         self.batch_size, self.length_rule = batch_size, length_rule

@@ -76,7 +76,7 @@ class Decoder(nnx.Module):
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
         """Float32 logits."""
         head = self.embed_tokens if self.lm_head is None else self.lm_head
-        return matmul(hidden, head[...].T, preferred_element_type=jnp.float32)
+        return matmul(hidden, head[...], output_major=True, preferred_element_type=jnp.float32)
 
     def __call__(
         self,
@@ -115,11 +115,11 @@ class Decoder(nnx.Module):
         """
         cos, sin = rope_tables(self.config, positions)
 
+        # A scatter: of a dynamic_update_slice XLA:CPU makes a whole second copy of the cache for the attention to read.
+        rows, heads = jnp.ogrid[: embeds.shape[0], : self.config.num_key_value_heads]
+
         def write(slots: Float[Array, "B N K D"], new: Float[Array, "B T N D"]) -> Array:
-            new = new.transpose(0, 2, 1, 3)
-            return jax.vmap(lambda row, rows, at: jax.lax.dynamic_update_slice(row, rows, (0, at, 0)))(
-                slots, new, positions[:, 0]
-            )
+            return slots.at[rows[..., None], heads[..., None], positions[:, None]].set(new.transpose(0, 2, 1, 3))
 
         def step(layer: DecoderLayer, x, slots):
             q, k, v = layer.qkv(x, cos, sin)

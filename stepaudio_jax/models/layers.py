@@ -44,6 +44,9 @@ def fan_in(layers: int | None):
     return nnx.initializers.variance_scaling(1.0, "fan_in", "normal", batch_axis=stacked)
 
 
+FEW_ROWS = 64
+"""Rows of x up to which kernel · xᵀ is faster on a CPU than x · kernelᵀ (benchmarks/README.md)."""
+
 normal = nnx.initializers.normal(0.5)
 """Embeddings start as large as the residual stream they feed."""
 
@@ -52,29 +55,42 @@ ones = nnx.initializers.ones_init()
 
 
 def matmul(
-    x: Float[Array, "... I"], kernel: Float[Array, "I O"], *, preferred_element_type=None
+    x: Float[Array, "... I"], kernel: Array, *, output_major: bool = False, preferred_element_type=None
 ) -> Float[Array, "... O"]:
-    """x · kernel. Without a mesh the leading axes are flattened first: XLA:CPU otherwise transposes the activations
-    for the kernel's gradient, which doubles a step's time. Under a mesh they stay apart, to stay sharded."""
-    if x.ndim <= 2 or not jax.sharding.get_abstract_mesh().empty:
-        return jnp.matmul(x, kernel, preferred_element_type=preferred_element_type)
-    flat = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=preferred_element_type)
-    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+    """x · kernel, where kernel is [I, O], or [O, I] if output_major.
+
+    Without a mesh the leading axes are flattened first: XLA:CPU otherwise transposes the activations for the
+    kernel's gradient, which doubles a step's time. Under a mesh they stay apart, to stay sharded.
+    """
+    if not jax.sharding.get_abstract_mesh().empty:
+        return jnp.matmul(x, kernel.T if output_major else kernel, preferred_element_type=preferred_element_type)
+    flat = x.reshape(-1, x.shape[-1])
+    if output_major and len(flat) <= FEW_ROWS:
+        y = jnp.matmul(kernel, flat.T, preferred_element_type=preferred_element_type).T
+    else:
+        y = jnp.matmul(flat, kernel.T if output_major else kernel, preferred_element_type=preferred_element_type)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 class Linear(nnx.Module):
-    """y = x · kernel + bias, kernel [in, out]."""
+    """y = x · kernel + bias, kernel [in, out], or [out, in] after `store_output_major`."""
 
     def __init__(self, rngs, shape: tuple[int, int], axes: Axes, *, bias: bool, layers=None, dtype=jnp.float32):
         self.kernel = param(rngs, fan_in(layers), shape, axes, layers, dtype)
         self.bias = param(rngs, zeros, shape[1:], axes[1:], layers, dtype) if bias else None
+        self.output_major = False
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
         if self.bias is None:
-            return matmul(x, self.kernel[...])
+            return matmul(x, self.kernel[...], output_major=self.output_major)
         # The product is rounded once, after the bias.
-        y = matmul(x, self.kernel[...], preferred_element_type=jnp.float32)
+        y = matmul(x, self.kernel[...], output_major=self.output_major, preferred_element_type=jnp.float32)
         return (y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+    def store_output_major(self) -> None:
+        """Stores the kernel as [out, in], in which XLA:CPU reads it fastest when x has few rows."""
+        self.kernel.set_value(self.kernel[...].T)
+        self.output_major = True
 
 
 class Conv(nnx.Module):
