@@ -98,8 +98,21 @@ class Programs:
     def _prefill_fn(self, state, tokens, slots, features, cache_length: int):
         model = self._model(state)
         embeds = model.embed(tokens, None if features is None else features[None], slots)
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        _, cache = model.decoder(embeds, positions, return_kv=True)
+        positions = jnp.arange(tokens.shape[1])[None]
+
+        def together(embeds):
+            return model.decoder(embeds, jnp.broadcast_to(positions, tokens.shape), return_kv=True)[1]
+
+        def few_at_a_time(embeds):
+            # Products of some 512 rows run a quarter faster on a CPU than those of thousands.
+            def one(row):
+                _, cache = model.decoder(row[None], positions, return_kv=True)
+                return jax.tree.map(lambda a: a.squeeze(-4), cache)
+
+            cache = jax.lax.map(one, embeds, batch_size=max(1, 512 // tokens.shape[1]))
+            return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -4), cache)
+
+        cache = jax.lax.platform_dependent(embeds, cpu=few_at_a_time, default=together)
         return self._grow_fn(cache, cache_length)
 
     def _grow_fn(self, cache, cache_length: int):

@@ -103,9 +103,7 @@ def test_gradients(name, figure):
     rule, rows = "hf", prompts("hf")
     data = cases.batch(rows, rule, length=LENGTH, width=WIDTH)
     mask = (data.segment_ids > 0) & (data.tokens != PATCH) & (data.positions > 0)
-    found = cases.our_gradients(
-        cases.ours(name), lambda m: next_token_cross_entropy(m(*data), data.tokens, mask)[0]
-    )
+    found = cases.our_gradients(cases.ours(name), lambda m: next_token_cross_entropy(m(*data), data.tokens, mask)[0])
     reference, _ = cases.reference(name)
     reference.zero_grad()
     total = 0
@@ -129,9 +127,7 @@ def test_bfloat16_logits_are_no_worse_than_torch(name, figure):
     half, ours, theirs, truths = reference.in_dtype(torch.bfloat16), [], [], []
     for row, prompt in enumerate(rows):
         with torch.no_grad():
-            truth, own = (
-                m.logits(cases.truth_embeds(m, prompt, rule)).float().numpy() for m in (reference, half)
-            )
+            truth, own = (m.logits(cases.truth_embeds(m, prompt, rule)).float().numpy() for m in (reference, half))
         ours.append(found[row, : len(truth)] - truth)
         theirs.append(own - truth)
         truths.append(truth)
