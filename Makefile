@@ -62,9 +62,10 @@ lint:  ## ruff and pyright
 # Each step allocates and frees the same gigabytes. Kept by the process and in huge pages, they are not faulted in and
 # zeroed again, which took a third of the time of the two cores (glibc only; elsewhere the setting is ignored).
 train-tiny: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=30000000000:glibc.malloc.arena_max=1
-train-tiny:  ## train the shipped model again from its config, into runs/tiny
+train-tiny:  ## train the shipped model again from its config, into runs/tiny_finish
 	@$(SETUP) "$(VENV)"
 	"$(VENV)/bin/stepaudio" train --config=configs/tiny.py --workdir=runs/tiny
+	"$(VENV)/bin/stepaudio" train --config=configs/tiny_finish.py --workdir=runs/tiny_finish
 
 bench:  ## the benchmarks, ours beside a peer, in .venv-parity
 	@$(SETUP_PARITY)

@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.batches_per_group = 4
     config.data.group_threads = 1
     config.data.text_share = 0.08
-    config.data.silent_share = 0.04  # so that silence is met with a guess, not with sounds that are not there
+    config.data.silent_share = 0.0
     config.data.curriculum = (
         (200, 1, ("order", "count", "direction", "timbre")),
         (450, 2, ()),

@@ -11,7 +11,7 @@ from flax import nnx
 from stepaudio_jax import StepAudio, checkpoints, cli
 from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.evals import evaluate
-from stepaudio_jax.evals.miniature import event_scores, held_out_items, score_answer
+from stepaudio_jax.evals.miniature import event_scores, held_out_items, score_answer, silenced
 
 FOLDER = checkpoints.resolve("tiny")
 
@@ -39,7 +39,14 @@ def test_it_hears(model):
     """A few held-out scenes of each kind; `stepaudio eval` runs the whole examination of the card."""
     result = evaluate(model.generate, held_out_items(8, seed=3), score_answer)
     kinds, _ = event_scores(result)
-    assert result.overall.mean >= 0.8 and kinds >= 0.85, (result.groups, kinds)
+    assert result.overall.mean >= 0.85 and kinds >= 0.95, (result.groups, kinds)
+
+
+def test_it_guesses_where_there_is_nothing_to_hear(model):
+    result = evaluate(model.generate, silenced(held_out_items(6, seed=3)), score_answer)
+    thoughts = [completion.think for _, completion, _ in result.answers]
+    assert sum("I hear nothing" in think for think in thoughts) >= 0.9 * len(thoughts)
+    assert result.overall.mean < 0.65  # a third to a half of these can be guessed
 
 
 def test_it_can_be_asked_from_python(model):

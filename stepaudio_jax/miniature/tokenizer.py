@@ -8,7 +8,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from stepaudio_jax.miniature.questions import KINDS, make_question, silenced
+from stepaudio_jax.miniature.questions import KINDS, make_question
 from stepaudio_jax.miniature.text_questions import make_text_question
 
 SPECIALS = (
@@ -79,8 +79,6 @@ def _texts(samples: int) -> Iterator[str]:
     yield from [ENGLISH] * 4
     for i in range(samples):
         question = make_text_question(rng) if i % 10 == 0 else make_question(rng, KINDS[i % len(KINDS)], sound=False)
-        if i % 20 == 1:
-            question = silenced(question)
         for turn in question.conversation.turns:
             think = "" if turn.think is None else f"<think>\n{turn.think}\n</think>\n"
             yield f"{turn.role}\n{think}{turn.text}"

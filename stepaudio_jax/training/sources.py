@@ -42,7 +42,7 @@ def _group(config: Config, tokenizer: Tokenizer, seed: int, index: int) -> list[
             question = miniature.make_text_question(rng)
         else:
             question = miniature.make_question(rng, kinds[int(rng.integers(len(kinds)))], max_events=max_events)
-            if rng.random() < config.silent_share:
+            if config.silent_share and rng.random() < config.silent_share:
                 question = miniature.silenced(question, background=bool(rng.random() < 0.5))
         examples.append(encode(question.conversation, tokenizer))
     order = sorted(range(len(examples)), key=lambda i: (examples[i].num_tokens, examples[i].longest_chunk))

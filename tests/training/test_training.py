@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from configs import tiny
+from configs import tiny, tiny_finish
 from stepaudio_jax import checkpoints, miniature, training
 from stepaudio_jax.data import collate, encode
 from stepaudio_jax.training.sources import miniature_batches
@@ -73,6 +73,18 @@ def test_padding_and_neighbours_do_not_move_the_gradient():
     two = collate([example, example], length=320, num_chunks=3, chunk_samples=80_000)
     moved = [step(state, data)[0].params for data in (one, two)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-2), *moved)
+
+
+def test_layers_written_out_take_the_same_step():
+    model, data = small.model(), batch(2)
+    graphdef, state = training.init_state(model, optax.sgd(1.0))
+    scanned, written_out = (
+        jax.jit(training.make_train_step(graphdef, optax.sgd(1.0), scan_layers=scan))(state, data)[0].params
+        for scan in (True, False)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3), scanned, written_out)
+    with pytest.raises(ValueError, match='remat: "full" recomputes scanned layers'):
+        training.make_train_step(graphdef, optax.sgd(1.0), remat="full", scan_layers=False)
 
 
 def test_decay_is_for_matrices_only():
@@ -172,6 +184,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match="learning_rate"):
         training.train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_a_run_goes_on_from_a_checkpoint(tmp_path):
+    first = training.train(small_run_config(), tmp_path / "one")
+    config = tiny_finish.get_config()
+    config.update({"init": str(first), "steps": 2, "eval_every": 2, "data": small_run_config().data})
+    config.optim.update({"warmup_steps": 1, "learning_rate": 0.0, "end_learning_rate": 0.0})
+    second = training.train(config, tmp_path / "two")
+    states = [nnx.to_pure_dict(nnx.state(checkpoints.load(path)[0], nnx.Param)) for path in (first, second)]
+    jax.tree.map(np.testing.assert_array_equal, *states)  # a rate of 0: what was read is what is written
 
 
 def test_configs_take_overrides_and_name_the_nearest_key():
