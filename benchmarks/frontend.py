@@ -47,7 +47,7 @@ def ours(sound: np.ndarray, batch: int) -> list[np.ndarray]:
     """Features [B, F, 128], batch after batch."""
     pieces = chunk(sound)
     batches = (stack(pieces[at : at + batch]) for at in range(0, len(pieces), batch))
-    return [np.asarray(transform(*one)) for one in batches]
+    return [np.asarray(features) for features in [transform(*one) for one in batches]]
 
 
 def theirs(sound: np.ndarray, batch: int, tail: int = 0) -> list[np.ndarray]:

@@ -9,8 +9,11 @@ from jaxtyping import Float, Int
 
 from stepaudio_jax.audio import lengths
 
-BUCKETS = tuple(seconds * lengths.SAMPLE_RATE for seconds in (1, 2, 5, 10, 15, 26, 30))
-"""Widths of stacked chunks, in samples. 26 s holds every chunk that `chunk` cuts, 30 s every chunk there may be."""
+LONGEST_CUT = lengths.CHUNK_SAMPLES + lengths.MIN_SAMPLES - 1
+"""The most samples of a chunk that `chunk` cuts: 25 s and a remainder too short for a token."""
+
+BUCKETS = (*(seconds * lengths.SAMPLE_RATE for seconds in (1, 2, 5, 10, 15)), LONGEST_CUT, 30 * lengths.SAMPLE_RATE)
+"""Widths of stacked chunks, in samples; the last one holds every chunk there may be."""
 
 
 def chunk(samples: Float[np.ndarray, " N"]) -> list[np.ndarray]:
