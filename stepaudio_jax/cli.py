@@ -109,7 +109,7 @@ def _ask(args: argparse.Namespace) -> int:
 
 
 def _demo_parser(parser: argparse.ArgumentParser):
-    parser.add_argument("--folder", default="demo-scenes", help="where the scenes are written (default demo-scenes)")
+    parser.add_argument("--folder", default="demo-scenes", help="the scenes are written below it (default demo-scenes)")
     parser.add_argument("--seed", type=int, default=None, help="the same scenes again; by default fresh ones")
     parser.set_defaults(run=_demo)
 

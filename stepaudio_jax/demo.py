@@ -23,7 +23,7 @@ def run(folder: str, seed: int | None) -> int:
     console = Console(highlight=False)
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
     rng = np.random.default_rng(seed)
-    path = epath.Path(folder)
+    path = epath.Path(folder) / f"seed-{seed}"  # a folder of its own: two demos at once do not meet
     path.mkdir(parents=True, exist_ok=True)
     console.print(f"Three scenes made just now (seed {seed}), heard by the model that comes with the package.\n")
     model = StepAudio.load("tiny")

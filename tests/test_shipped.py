@@ -62,7 +62,7 @@ def test_the_demo(tmp_path, capsys):
     assert cli.main(["demo", "--folder", str(folder), "--seed", "1"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"[0-3] of 3 right", out) and "stepaudio ask" in out and "seed 1" in out
-    files = sorted(folder.iterdir())
+    files = sorted((folder / "seed-1").iterdir())
     assert [file.name for file in files] == ["scene-1.wav", "scene-2.wav", "scene-3.wav"]
     for file in files:
         samples, rate = soundfile.read(file)
