@@ -4,6 +4,7 @@ stepaudio demo                        three fresh scenes, heard and answered by 
 stepaudio ask FILE… QUESTION          ask about your own sound
 stepaudio train --config=… --workdir=…
 stepaudio eval                        examine a checkpoint on held-out scenes
+stepaudio convert from-hf SRC DST     bring released weights in; to-hf, verify, inspect, synth
 """
 
 from __future__ import annotations
@@ -150,11 +151,18 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
+def _convert_parser(parser: argparse.ArgumentParser):
+    from checkpoints_convert.command import define
+
+    define(parser)
+
+
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "ask": (_ask_parser, "ask a question about sound files"),
     "demo": (_demo_parser, "render three scenes and let the tiny model answer about them"),
     "train": (_train_parser, "train by a config file"),
     "eval": (_eval_parser, "examine a checkpoint on held-out scenes"),
+    "convert": (_convert_parser, "Hugging Face safetensors to a checkpoint and back; verify, inspect, synth"),
 }
 
 

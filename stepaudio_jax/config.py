@@ -181,18 +181,39 @@ class StepAudioConfig:
             pad_token_id=values.get("pad_token_id", text.get("pad_token_id")) or eos[0],
         )
 
-    def to_hf(self) -> dict[str, Any]:
-        """The nested config.json shape of the release."""
+    def to_hf(self, shape: str = "nested") -> dict[str, Any]:
+        """A config.json in one of the shapes above: "nested", "flat", or of the parts "decoder" and "encoder"."""
+        if shape == "encoder":
+            sizes = {theirs: getattr(self.audio, ours) for ours, theirs in _QWEN2_AUDIO_NAMES.items()}
+            audio = {"model_type": "qwen2_audio_encoder", "encoder_ffn_dim": 4 * self.audio.n_audio_state, **sizes}
+            return {
+                "architectures": ["Qwen2AudioForConditionalGeneration"],
+                "model_type": "qwen2_audio",
+                "audio_config": audio,
+            }
         text = dataclasses.asdict(self.decoder)
-        text["rope_scaling"] = _rope_to_hf(self.decoder.rope_scaling)
-        text |= {"hidden_act": "silu", "num_attention_groups": self.decoder.num_key_value_heads}
+        text |= {"rope_scaling": _rope_to_hf(self.decoder.rope_scaling), "hidden_act": "silu"}
+        ids = {"eos_token_id": list(self.eos_token_ids), "pad_token_id": self.pad_token_id}
+        if shape == "decoder":
+            return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **text, **ids}
+        text["num_attention_groups"] = self.decoder.num_key_value_heads
+        audio = {"audio_encoder_config": dataclasses.asdict(self.audio)}
+        if shape == "flat":
+            return {
+                "architectures": ["StepAudioForCausalLMV2"],
+                "model_type": "step_audio_qwen2",
+                **text,
+                **audio,
+                **ids,
+            }
+        if shape != "nested":
+            raise ConfigError(f'shape: expected nested, flat, decoder or encoder, found "{shape}"')
         return {
             "architectures": ["StepAudio2ForCausalLM"],
             "model_type": "step_audio_2",
             "text_config": text,
-            "audio_encoder_config": dataclasses.asdict(self.audio),
-            "eos_token_id": list(self.eos_token_ids),
-            "pad_token_id": self.pad_token_id,
+            **audio,
+            **ids,
         }
 
     @classmethod
@@ -246,16 +267,20 @@ def _decoder_from_hf(text: Mapping[str, Any]) -> DecoderConfig:
     return _known(DecoderConfig, values, "text_config")
 
 
+_QWEN2_AUDIO_NAMES = {
+    "n_mels": "num_mel_bins",
+    "n_audio_ctx": "max_source_positions",
+    "n_audio_state": "d_model",
+    "n_audio_head": "encoder_attention_heads",
+    "n_audio_layer": "encoder_layers",
+}
+
+
 def _encoder_from_qwen2_audio(audio: Mapping[str, Any]) -> AudioEncoderConfig:
-    names = {
-        "n_mels": "num_mel_bins",
-        "n_audio_ctx": "max_source_positions",
-        "n_audio_state": "d_model",
-        "n_audio_head": "encoder_attention_heads",
-        "n_audio_layer": "encoder_layers",
-    }
     defaults = AudioEncoderConfig()  # Qwen2-Audio omits the keys that keep its class defaults
-    return AudioEncoderConfig(**{ours: audio.get(theirs, getattr(defaults, ours)) for ours, theirs in names.items()})
+    return AudioEncoderConfig(
+        **{ours: audio.get(theirs, getattr(defaults, ours)) for ours, theirs in _QWEN2_AUDIO_NAMES.items()}
+    )
 
 
 def _known(cls, values: Mapping[str, Any], where: str):

@@ -34,7 +34,7 @@ FLOORS = [  # lowest first
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TOP_LEVEL = (PACKAGE, "checkpoints_convert", "configs")
 FORBIDDEN = {"torch", "transformers", "pickle", "cloudpickle", "dill"}
-ONLY_IN = {"orbax": "checkpoints"}  # library: the one room that may import it
+ONLY_IN = {"orbax": "checkpoints", "tensorstore": "checkpoints"}  # library: the one room that may import it
 DOCUMENTED = (*TOP_LEVEL, "tests", "benchmarks", "launch", "tools")
 
 REPO = Path(__file__).resolve().parent.parent

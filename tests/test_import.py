@@ -30,6 +30,10 @@ def test_import_leaves_heavy_packages_out():
     assert imported_by("import stepaudio_jax") & (HEAVY | {"orbax"}) == set()
 
 
+def test_the_command_waits_with_its_imports():
+    assert imported_by("import stepaudio_jax.cli, checkpoints_convert.command") & (HEAVY | {"jax", "orbax"}) == set()
+
+
 def test_the_model_leaves_heavy_packages_out():
     assert imported_by("from stepaudio_jax import StepAudio") & HEAVY == set()
 

@@ -1,15 +1,15 @@
-"""The one importer of Orbax, and the layout of a checkpoint folder.
+"""Models to checkpoint folders and back.
 
 config.json      the release's nested shape (config.StepAudioConfig.to_hf)
 tokenizer.json   a Hugging Face tokenizer
-params/          Orbax (OCDBT) arrays, one per parameter, named by module path: decoder.layers.q_proj.kernel
+params/          Orbax arrays (layout.py)
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -19,16 +19,23 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
 
-from stepaudio_jax.config import ConfigError, StepAudioConfig
+from stepaudio_jax.checkpoints.layout import (
+    PARAMS,
+    CheckpointError,
+    publish,
+    refuse_unfinished,
+    save_args,
+    stacked_names,
+    unfinished,
+)
+from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.models import StepAudio
 from stepaudio_jax.text import Tokenizer, TokenizerError
 
-PARAMS = "params"
 SHIPPED = ("tiny",)
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read; the message names the file and what is wrong with it."""
+Placement = Callable[[tuple[str | None, ...]], jax.sharding.Sharding]
+"""Where a parameter goes, from the logical names of its axes."""
 
 
 def resolve(name: epath.PathLike) -> epath.Path:
@@ -57,34 +64,38 @@ def save(
     path = epath.Path(path).resolve()
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path}: exists already; choose another name, or allow overwriting")
-    unfinished = path.parent / f"{path.name}.unfinished"
-    if unfinished.exists():
-        unfinished.rmtree()
-    unfinished.mkdir(parents=True)
-    (unfinished / "config.json").write_text(json.dumps(model.config.to_hf(), indent=2) + "\n")
-    (unfinished / "tokenizer.json").write_text(tokenizer_json)
+    folder = unfinished(path)
+    if folder.exists():
+        folder.rmtree()
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(model.config.to_hf(), indent=2) + "\n")
+    (folder / "tokenizer.json").write_text(tokenizer_json)
     if generation is not None:
-        (unfinished / "generation_config.json").write_text(json.dumps(dict(generation), indent=2) + "\n")
+        (folder / "generation_config.json").write_text(json.dumps(dict(generation), indent=2) + "\n")
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    stacked = stacked_names(_name(key) for key, _ in jax.tree_util.tree_flatten_with_path(params)[0])
+    layout = jax.tree_util.tree_map_with_path(lambda key, _: save_args(_name(key) in stacked), params)
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(unfinished / PARAMS, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    if (marker := unfinished / PARAMS / "commit_success.txt").exists():
+        checkpointer.save(folder / PARAMS, params, save_args=layout)
+    if (marker := folder / PARAMS / "commit_success.txt").exists():
         marker.write_text("Checkpoint commit was successful\n")  # without the path, which is about to change
-    if path.exists():
-        path.rmtree()
-    unfinished.rename(path)
+    publish(path)
 
 
-def load(path: epath.PathLike, *, dtype: Any = None) -> tuple[StepAudio, Tokenizer]:
+def load(path: epath.PathLike, *, dtype: Any = None, placement: Placement | None = None) -> tuple[StepAudio, Tokenizer]:
     """Reads a checkpoint folder, or one that is shipped, by name.
 
     Args:
       dtype: of the parameters in memory; None keeps what the file holds.
+      placement: where each parameter goes; None puts all on the first device. A process reads only the chunks that
+        its own devices need.
 
     Raises:
       CheckpointError: no such folder, or arrays missing, of another shape or unreadable.
       ConfigError, TokenizerError: what the message says of config.json or tokenizer.json.
     """
     path = resolve(path)
+    refuse_unfinished(path)
     if not path.exists():
         raise CheckpointError(
             f"{path}: no such checkpoint; expected a folder with config.json, tokenizer.json and {PARAMS}/, "
@@ -99,19 +110,24 @@ def load(path: epath.PathLike, *, dtype: Any = None) -> tuple[StepAudio, Tokeniz
             f"{path / 'tokenizer.json'}: has {tokenizer.vocab_size} entries, "
             f"the model's embedding only {config.decoder.vocab_size}"
         )
-    return _restore(path, config, dtype), tokenizer
+    return _restore(path, config, dtype, placement or _first_device), tokenizer
 
 
-def _restore(path: epath.Path, config: StepAudioConfig, dtype: Any) -> StepAudio:
+def _restore(path: epath.Path, config: StepAudioConfig, dtype: Any, placement: Placement) -> StepAudio:
     folder = path / PARAMS
     if not folder.exists():
         raise CheckpointError(f"{folder}: no such folder; the checkpoint has no weights")
     model = nnx.eval_shape(lambda: StepAudio(config, rngs=nnx.Rngs(0)))
-    abstract = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    variables = nnx.state(model, nnx.Param)
+    abstract = nnx.to_pure_dict(variables)
+    shardings = {
+        ".".join(map(str, key)): placement(variable.get_metadata("logical_axes"))
+        for key, variable in nnx.to_flat_state(variables)
+    }
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         try:
             stored = checkpointer.metadata(folder.resolve()).item_metadata.tree
-            target = _match(abstract, stored, folder, dtype)
+            target = _match(abstract, stored, shardings, folder, dtype)
             restored = checkpointer.restore(folder.resolve(), target)
         except CheckpointError:
             raise
@@ -121,7 +137,13 @@ def _restore(path: epath.Path, config: StepAudioConfig, dtype: Any) -> StepAudio
     return model
 
 
-def _match(abstract: Any, stored: Any, folder: epath.Path, dtype: Any) -> Any:
+def _first_device(_: tuple[str | None, ...]) -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def _match(
+    abstract: Any, stored: Any, shardings: Mapping[str, jax.sharding.Sharding], folder: epath.Path, dtype: Any
+) -> Any:
     """What to restore: our tree with the stored dtypes, after checking that names and shapes agree."""
     ours, theirs = (dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (abstract, stored))
     ours, theirs = ({_name(k): v for k, v in tree.items()} for tree in (ours, theirs))
@@ -134,11 +156,12 @@ def _match(abstract: Any, stored: Any, folder: epath.Path, dtype: Any) -> Any:
     ]
     if problems:
         raise CheckpointError(f"{folder}: {len(problems)} problems: " + "; ".join(problems[:8]))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree_util.tree_map_with_path(
-        lambda key, leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype or theirs[_name(key)].dtype), sharding=here),
-        abstract,
-    )
+
+    def target(key, leaf):
+        name = _name(key)
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype or theirs[name].dtype), sharding=shardings[name])
+
+    return jax.tree_util.tree_map_with_path(target, abstract)
 
 
 def _name(key: Any) -> str:
@@ -155,6 +178,3 @@ class _quiet:
 
     def __exit__(self, *_):
         self._logger.setLevel(self._level)
-
-
-__all__ = ["CheckpointError", "ConfigError", "load", "resolve", "save"]

@@ -6,6 +6,7 @@ Converters, parity tests and exporters all read this one table.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from stepaudio_jax.config import StepAudioConfig
+from stepaudio_jax.config import AudioEncoderConfig, DecoderConfig, StepAudioConfig
 from stepaudio_jax.models.step_audio import StepAudio
 
 ORDER = {"same": None, "linear": (1, 0), "conv": (2, 1, 0)}
@@ -111,6 +112,37 @@ def tensor_map(config: StepAudioConfig) -> dict[str, Place]:
     return places
 
 
+def released_shapes(config: StepAudioConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every released tensor of this config, in the release's axis order."""
+    whole = config  # a part gets any other part beside it, whose names are not asked for
+    if config.audio_encoder_config is None:
+        whole = dataclasses.replace(config, audio_encoder_config=AudioEncoderConfig(llm_dim=config.decoder.hidden_size))
+    elif config.text_config is None:
+        whole = dataclasses.replace(config, text_config=DecoderConfig(hidden_size=config.audio.llm_dim))
+    model = nnx.eval_shape(lambda: StepAudio(whole, rngs=nnx.Rngs(0)))
+    shapes = {}
+    for name, place in tensor_map(config).items():
+        shape = parameter(model, place.path).shape
+        shape = shape if place.layer is None else shape[1:]
+        order = ORDER[place.order] or range(len(shape))
+        shapes[name] = tuple(shape[axis] for axis in order)
+    return shapes
+
+
+def mismatches(config: StepAudioConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What keeps tensors of these names and shapes from being this config's: missing, unknown, of another shape."""
+    expected = released_shapes(config)
+    problems = [f"missing {name}" for name in expected if name not in shapes]
+    for name in shapes:
+        if name not in expected:
+            near = difflib.get_close_matches(name, expected, 1)
+            problems.append(f"unknown {name}" + (f" (did you mean {near[0]}?)" if near else ""))
+    for name, shape in shapes.items():
+        if shape != expected.get(name, shape):
+            problems.append(f"{name}: expected shape {expected[name]}, found {shape}")
+    return problems
+
+
 def parameter(model: StepAudio, path: tuple[str, ...]) -> nnx.Param:
     return functools.reduce(getattr, path, model)
 
@@ -121,27 +153,15 @@ def load_state(model: StepAudio, tensors: Mapping[str, np.ndarray]) -> None:
     Raises:
       ValueError: names that are missing, unknown (with the nearest known one), or of another shape; all at once.
     """
-    places = tensor_map(model.config)
-    problems = [f"missing {name}" for name in places if name not in tensors]
-    for name in tensors:
-        if name not in places:
-            near = difflib.get_close_matches(name, places, 1)
-            problems.append(f"unknown {name}" + (f" (did you mean {near[0]}?)" if near else ""))
-    stacks: dict[tuple[str, ...], list[np.ndarray]] = {}
-    for name, place in places.items():
-        if name not in tensors:
-            continue
-        array = place.from_hf(np.asarray(tensors[name]))
-        shape = parameter(model, place.path).shape
-        expected = shape if place.layer is None else shape[1:]
-        if array.shape != expected:
-            problems.append(f"{name}: expected shape {expected} in our order, found {array.shape}")
-        stacks.setdefault(place.path, []).append(array)
-    if problems:
+    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    if problems := mismatches(model.config, {name: array.shape for name, array in arrays.items()}):
         raise ValueError(f"{len(problems)} problems in the weights: " + "; ".join(problems))
-    for path, arrays in stacks.items():
+    stacks: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for name, place in tensor_map(model.config).items():
+        stacks.setdefault(place.path, []).append(place.from_hf(arrays[name]))
+    for path, layers in stacks.items():
         target = parameter(model, path)
-        whole = np.stack(arrays) if target.ndim > arrays[0].ndim else arrays[0]
+        whole = np.stack(layers) if target.ndim > layers[0].ndim else layers[0]
         target.set_value(jnp.asarray(whole, target.dtype))
 
 

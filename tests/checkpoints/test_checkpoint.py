@@ -53,7 +53,7 @@ def test_an_existing_folder_is_kept(saved):
 
 
 def test_an_interrupted_save_leaves_no_checkpoint(tmp_path, monkeypatch):
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("orbax.checkpoint.StandardCheckpointer.save", killed)
@@ -67,7 +67,7 @@ def test_an_interrupted_save_leaves_no_checkpoint(tmp_path, monkeypatch):
 
 
 def test_overwriting_keeps_the_old_one_until_the_new_is_whole(folder, monkeypatch):
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("orbax.checkpoint.StandardCheckpointer.save", killed)

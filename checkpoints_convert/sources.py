@@ -1,0 +1,175 @@
+"""Where tensors come from: a Hugging Face folder, one of our checkpoints, or a random one.
+
+A source shows every tensor under its released name and in the released axis order, whatever it is stored as, and reads
+it row by row, so that what converts, compares and exports does not know the difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from etils import epath
+
+from checkpoints_convert.safetensors_files import Reader, SafetensorsError, Tensor
+from stepaudio_jax import checkpoints
+from stepaudio_jax.checkpoints.layout import PARAMS, open_arrays, refuse_unfinished
+from stepaudio_jax.config import StepAudioConfig
+from stepaudio_jax.models.hf_names import ORDER, Place, released_shapes, tensor_map
+
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+SLAB_BYTES = 32 << 20
+"""Bytes read, changed and written at a time."""
+
+
+class ConversionError(ValueError):
+    """What keeps a conversion from starting or ending, all of it."""
+
+    def __init__(self, *problems: str):
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+class Source(Protocol):
+    """Tensors under their released names."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Type and shape of each."""
+        ...
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) along the first axis, contiguous."""
+        ...
+
+    def fingerprint(self) -> str:
+        """The same for the same content, without reading all of it."""
+        ...
+
+
+def slabs(tensor: Tensor, multiple: int = 1) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of about SLAB_BYTES that together are the tensor, each but the last a multiple of `multiple`."""
+    step = max(1, SLAB_BYTES // max(1, tensor.row_bytes * multiple)) * multiple
+    for start in range(0, tensor.rows, step):
+        yield start, min(start + step, tensor.rows)
+
+
+class HfFolder:
+    """A folder of safetensors shards. What is wrong with it is collected in `problems`, not raised."""
+
+    def __init__(self, folder: epath.PathLike):
+        self.folder = epath.Path(folder)
+        self.problems: list[str] = []
+        self.tensors: dict[str, Tensor] = {}
+        self._readers: dict[str, Reader] = {}
+        for file, names in self._files().items():  # no names: whatever it holds
+            try:
+                reader = Reader(Path(self.folder / file))
+            except FileNotFoundError:
+                self.problems.append(f"{self.folder / file}: no such shard, though {INDEX} names it")
+                continue
+            except OSError as error:
+                self.problems.append(f"{self.folder / file}: cannot be read ({error.strerror})")
+                continue
+            except SafetensorsError as error:
+                self.problems.append(str(error))
+                continue
+            for name in names or reader.tensors:
+                if name not in reader.tensors:
+                    self.problems.append(f"{self.folder / file}: has no {name}, though {INDEX} says so")
+                elif name in self.tensors:
+                    self.problems.append(f"{name}: in two shards, {file} is the second")
+                else:
+                    self.tensors[name] = reader.tensors[name]
+                    self._readers[name] = reader
+
+    def _files(self) -> dict[str, list[str]]:
+        """File → the names the index gives it; no names, where there is no index, stands for all it holds."""
+        index = self.folder / INDEX
+        if not index.exists():
+            files = sorted(path.name for path in self.folder.glob("*.safetensors"))
+            if not files:
+                pickles = [path.name for pattern in PICKLES for path in self.folder.glob(pattern)]
+                self.problems.append(
+                    f"{self.folder}: holds only pickled weights ({pickles[0]}), which run code when they are read; "
+                    "save them as safetensors first (transformers: save_pretrained with safe serialization)"
+                    if pickles
+                    else f"{self.folder}: no *.safetensors in it"
+                )
+            return {file: [] for file in files}
+        shards: dict[str, list[str]] = {}
+        try:
+            for name, file in json.loads(index.read_text())["weight_map"].items():
+                shards.setdefault(str(file), []).append(name)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self.problems.append(f"{index}: not an index of shards ({error})")
+            return {}
+        if outside := sorted(file for file in shards if not re.fullmatch(r"[\w.-]+\.safetensors", file)):
+            self.problems.append(f"{index}: names {outside[0]}, which is not a safetensors file of this folder")
+            return {}
+        return dict(sorted(shards.items()))
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        return self._readers[name].read(name, start, stop)
+
+    def fingerprint(self) -> str:
+        """Of names, types, shapes, and of the sizes and times of the files."""
+        parts = [f"{name} {tensor.dtype} {tensor.shape}" for name, tensor in sorted(self.tensors.items())]
+        for path in sorted({reader.path for reader in self._readers.values()}):
+            parts.append(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class OrbaxFolder:
+    """One of our checkpoints. Its arrays are read row by row in the released order."""
+
+    def __init__(self, folder: epath.PathLike):
+        self.folder = checkpoints.resolve(folder)
+        refuse_unfinished(self.folder)
+        self.config = StepAudioConfig.read(self.folder)
+        self._arrays = open_arrays(self.folder / PARAMS)
+        self._places = tensor_map(self.config)
+        self.problems = []
+        ours = {".".join(place.path) for place in self._places.values()}
+        self.problems += [f"{self.folder / PARAMS}: missing {name}" for name in sorted(ours - set(self._arrays))]
+        self.problems += [f"{self.folder / PARAMS}: unknown {name}" for name in sorted(set(self._arrays) - ours)]
+        self.tensors = {}
+        for name, shape in released_shapes(self.config).items():
+            array = self._arrays.get(".".join(self._places[name].path))
+            if array is None:
+                continue
+            view = released_view(array, self._places[name])
+            self.tensors[name] = Tensor(np.dtype(array.dtype.numpy_dtype), tuple(view.shape))
+            if view.shape != shape:
+                self.problems.append(f"{name}: the config asks for {shape}, found {tuple(view.shape)}")
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        place = self._places[name]
+        view = released_view(self._arrays[".".join(place.path)], place)
+        return view[start:stop].read(order="C").result()
+
+    def fingerprint(self) -> str:
+        """Of the store's index, which names every chunk's place, and of the arrays' types and shapes."""
+        parts = [f"{name} {array.dtype} {array.shape}" for name, array in sorted(self._arrays.items())]
+        index = (self.folder / PARAMS / "manifest.ocdbt").read_bytes()
+        return hashlib.sha256("\n".join(parts).encode() + index).hexdigest()
+
+
+def released_view(array, place: Place):
+    """A stored array (tensorstore) as the released tensor: its layer, its axes in the released order."""
+    view = array if place.layer is None else array[place.layer]
+    order = ORDER[place.order]
+    return view if order is None else view.transpose(order)
+
+
+def chunk_rows(array, place: Place) -> int:
+    """Rows of the released tensor after which a new chunk begins."""
+    chunk = array.chunk_layout.read_chunk.shape[0 if place.layer is None else 1 :]
+    order = ORDER[place.order]
+    return chunk[order[0] if order else 0]

@@ -1,0 +1,180 @@
+"""How a checkpoint's arrays lie on disk, and access to them piece by piece, without a model in memory.
+
+params/ is what Orbax writes: one zarr array per parameter, named by module path (decoder.layers.q_proj.kernel), all
+in one OCDBT key-value store. Two rules make it fit every reader, and trainer and converter keep both:
+
+  * a stack of layers is chunked with length 1 along its layer axis, so that one layer can be written or read alone;
+  * a chunk holds at most 1 MiB, so that a process reads little beyond its own shards.
+
+A folder that is being written is named `….unfinished` and is renamed when it is whole. A writer that can go on where
+it was stopped keeps `progress.json` in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+from etils import epath
+
+PARAMS = "params"
+PROGRESS = "progress.json"
+CHUNK_BYTES = 1 << 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or written; the message names the file and what is wrong with it."""
+
+
+class ArraySpec(NamedTuple):
+    """An array on disk. `stacked`: its first axis counts layers."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    stacked: bool
+
+
+def unfinished(path: epath.Path) -> epath.Path:
+    """The name of a checkpoint folder until it is whole."""
+    return path.parent / f"{path.name}.unfinished"
+
+
+def publish(path: epath.Path) -> None:
+    """Gives a folder that is whole its name, in place of an older one."""
+    if path.exists():
+        path.rmtree()
+    unfinished(path).rename(path)
+
+
+def chunk_shape(spec: ArraySpec) -> tuple[int, ...]:
+    """One layer, its even axes halved in turns until it holds at most CHUNK_BYTES.
+
+    In turns, because any axis may be the one that a mesh divides between processes: each then skips what is not its.
+    """
+    shape = list(spec.shape)
+    if spec.stacked:
+        shape[0] = 1
+    halved = [0] * len(shape)
+    while math.prod(shape) * spec.dtype.itemsize > CHUNK_BYTES:
+        even = [axis for axis, size in enumerate(shape) if size % 2 == 0]
+        if not even:
+            break
+        axis = min(even, key=lambda axis: (halved[axis], -shape[axis]))
+        shape[axis] //= 2
+        halved[axis] += 1
+    return tuple(shape)
+
+
+def save_args(stacked: bool) -> ocp.SaveArgs:
+    """The same rules in Orbax's terms."""
+    return ocp.SaveArgs(shard_axes=(0,) if stacked else (), chunk_byte_size=CHUNK_BYTES)
+
+
+def create_arrays(params: epath.Path, specs: Mapping[str, ArraySpec]) -> dict[str, ts.TensorStore]:
+    """Opens arrays for writing, those that exist with what they hold, and writes Orbax's description of them.
+
+    A write that has been waited for outlives the process; on a local disk it outlives the machine after `os.sync`.
+    """
+    context = _context(file_io_sync=False)  # one sync now and then instead of one for each of thousands of files
+    opened = {}
+    for name, spec in specs.items():
+        metadata = {
+            "shape": spec.shape,
+            "chunks": chunk_shape(spec),
+            "dtype": spec.dtype.name if spec.dtype.name == "bfloat16" else spec.dtype.str,
+            "compressor": None,  # weights hardly compress, and not at all as fast as a disk writes
+            "fill_value": None,
+            "dimension_separator": ".",
+            "order": "C",
+        }
+        request = {**_array(params, name), "metadata": metadata, "create": True, "open": True}
+        opened[name] = ts.open(request, context=context)
+    arrays = {name: future.result() for name, future in opened.items()}
+    (params / "_METADATA").write_text(json.dumps(_orbax_metadata(specs)))
+    return arrays
+
+
+def open_arrays(params: epath.Path) -> dict[str, ts.TensorStore]:
+    """Opens the arrays of a checkpoint, whoever wrote it. Nothing of their content is read.
+
+    Raises:
+      CheckpointError: no arrays, or damaged ones.
+    """
+    metadata = params / "_METADATA"
+    if not metadata.exists():
+        raise CheckpointError(f"{params}: no such folder of arrays; the checkpoint has no weights")
+    try:
+        tree = json.loads(metadata.read_text())["tree_metadata"]
+        names = [".".join(str(part["key"]) for part in leaf["key_metadata"]) for leaf in tree.values()]
+        context = _context()
+        opened = {name: ts.open({**_array(params, name), "open": True}, context=context) for name in names}
+        return {name: future.result() for name, future in opened.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{params}: cannot be read ({_first_line(error)})") from error
+
+
+def stacked_names(names: Iterable[str]) -> set[str]:
+    """Of parameter names, those of stacked layers."""
+    return {name for name in names if "layers" in name.split(".")}
+
+
+def refuse_unfinished(path: epath.Path) -> None:
+    """Says how far the writing of a checkpoint came that is not whole, if this is one.
+
+    Raises:
+      CheckpointError: it is; the message counts what is missing and names the first of it.
+    """
+    for folder in (path, unfinished(path)):
+        if not (folder / PROGRESS).exists() or (folder is not path and path.exists()):
+            continue
+        try:
+            state = json.loads((folder / PROGRESS).read_text())
+            missing = [name for name in state["names"] if name not in state["done"]]
+            total = len(state["names"])
+        except (ValueError, KeyError, TypeError):
+            raise CheckpointError(f"{folder}: an unfinished conversion whose {PROGRESS} cannot be read") from None
+        first = f", the first of them {missing[0]}" if missing else ""
+        raise CheckpointError(
+            f"{folder}: an unfinished conversion: {len(missing)} of {total} tensors are missing{first}; "
+            "run the same conversion again to go on with it"
+        )
+
+
+def _array(params: epath.Path, name: str) -> dict[str, Any]:
+    return {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": _url(params), "path": f"{name}/"}}
+
+
+def _url(folder: epath.Path) -> str:
+    """A folder as tensorstore names it: gs://bucket/path/ or file:///path/."""
+    text = str(folder)
+    return f"{text}/" if "://" in text else f"file://{folder.resolve()}/"
+
+
+def _context(**options: Any) -> ts.Context:
+    return ts.Context({"cache_pool": {"total_bytes_limit": 32 << 20}, **options})  # for the store's index, not arrays
+
+
+def _orbax_metadata(specs: Mapping[str, ArraySpec]) -> dict[str, Any]:
+    tree = {}
+    for name, spec in specs.items():
+        keys = name.split(".")
+        tree[str(tuple(keys))] = {
+            "key_metadata": [{"key": key, "key_type": 2} for key in keys],  # 2: the key of a dict
+            "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False, "write_shape": list(spec.shape)},
+        }
+    return {
+        "tree_metadata": tree,
+        "use_ocdbt": True,
+        "use_zarr3": False,
+        "store_array_data_equal_to_fill_value": True,
+        "custom_metadata": None,
+    }
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
