@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+MOST_PROBLEMS = 40
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -101,7 +102,10 @@ def _reported(run, args: argparse.Namespace) -> int:
     except ConversionError as error:
         if len(error.problems) == 1:
             raise
-        lines = "".join(f"\n  {problem}" for problem in error.problems)
+        shown = list(error.problems[:MOST_PROBLEMS])
+        if len(shown) < len(error.problems):
+            shown.append(f"… and {len(error.problems) - len(shown)} more")
+        lines = "".join(f"\n  {problem}" for problem in shown)
         print(f"stepaudio convert {args.conversion}: {len(error.problems)} problems:{lines}", file=sys.stderr)
         return 2
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from checkpoints_convert.safetensors_files import DTYPES, Tensor
 from checkpoints_convert.sinks import OrbaxSink
 from checkpoints_convert.sources import ConversionError, HfFolder, Source
-from checkpoints_convert.transfer import destination_problems, transfer
+from checkpoints_convert.transfer import destination_problems, overlap_problems, transfer
 from stepaudio_jax.config import ConfigError, StepAudioConfig
 from stepaudio_jax.models.hf_names import mismatches, tensor_map
 from stepaudio_jax.text import Tokenizer, TokenizerError
@@ -123,7 +123,10 @@ def from_hf(
     texts = source.folder if tokenizer is None else epath.Path(tokenizer)
     problems += tokenizer_problems(texts, config)
     if config is not None and source.tensors:
-        problems += [f"{source.folder}: {problem}" for problem in mismatches(config, shapes(source))]
+        known = {f"missing {name}" for name in source.unreadable}  # their shard is named already
+        found = [problem for problem in mismatches(config, shapes(source)) if problem not in known]
+        problems += [f"{source.folder}: {problem}" for problem in found]
+    problems += overlap_problems(source.folder, epath.Path(dst))
     about = {"source": Path(src).name if epath.Path(src).exists() else src, "revision": revision_of(source.folder)}
     files = read_texts(source.folder) | (read_texts(texts) if tokenizer else {})
     write_checkpoint(
@@ -160,6 +163,7 @@ def write_checkpoint(
         tensors=stored,
         files={"config.json": json.dumps(config.to_hf(), indent=2) + "\n", **files},
         about={**about, "dtype": dtype},
+        overwrite=overwrite,
         show=show,
     )
 

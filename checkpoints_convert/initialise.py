@@ -17,6 +17,7 @@ from rich.console import Console
 from checkpoints_convert.from_hf import read_texts, resolve, revision_of, shapes, write_checkpoint
 from checkpoints_convert.safetensors_files import Tensor
 from checkpoints_convert.sources import ConversionError, HfFolder, slabs
+from checkpoints_convert.transfer import overlap_problems
 from stepaudio_jax.config import ConfigError, StepAudioConfig
 from stepaudio_jax.models.hf_names import mismatches, released_shapes
 from stepaudio_jax.text import Tokenizer, TokenizerError
@@ -174,6 +175,7 @@ def from_parts(
             text = config
         else:
             audio = config.audio
+    problems += [*overlap_problems(heads.folder, epath.Path(dst)), *overlap_problems(ears.folder, epath.Path(dst))]
     backend, old_rows = _tokenizers(heads.folder, tokenizer, problems)
     if text is None or audio is None or backend is None or problems:
         raise ConversionError(*problems)
@@ -186,7 +188,7 @@ def from_parts(
         eos_token_ids=tuple(dict.fromkeys((*text.eos_token_ids, ids.end_of_turn))),
         pad_token_id=text.pad_token_id,
     )
-    problems += [f"{heads.folder}: {problem}" for problem in mismatches(dataclasses.replace(text), shapes(heads))]
+    problems += [f"{heads.folder}: {problem}" for problem in mismatches(text, shapes(heads))]
     ours = {theirs: name for name, theirs in qwen2_audio_names(new).items()}
     heard = {name: t.shape for name, t in ears.tensors.items() if name.startswith(QWEN2_AUDIO_PREFIX)}
     expected = released_shapes(new)

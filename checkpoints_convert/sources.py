@@ -18,7 +18,7 @@ from etils import epath
 
 from checkpoints_convert.safetensors_files import Reader, SafetensorsError, Tensor
 from stepaudio_jax import checkpoints
-from stepaudio_jax.checkpoints.layout import PARAMS, open_arrays, refuse_unfinished
+from stepaudio_jax.checkpoints.layout import PARAMS, open_arrays
 from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.models.hf_names import ORDER, Place, released_shapes, tensor_map
 
@@ -61,24 +61,21 @@ def slabs(tensor: Tensor, multiple: int = 1) -> Iterator[tuple[int, int]]:
 
 
 class HfFolder:
-    """A folder of safetensors shards. What is wrong with it is collected in `problems`, not raised."""
+    """A folder of safetensors shards. What is wrong with it is collected in `problems`, not raised.
+
+    Attributes:
+      unreadable: tensors that the index puts into shards that are missing or broken.
+    """
 
     def __init__(self, folder: epath.PathLike):
         self.folder = epath.Path(folder)
         self.problems: list[str] = []
         self.tensors: dict[str, Tensor] = {}
+        self.unreadable: set[str] = set()
         self._readers: dict[str, Reader] = {}
         for file, names in self._files().items():  # no names: whatever it holds
-            try:
-                reader = Reader(Path(self.folder / file))
-            except FileNotFoundError:
-                self.problems.append(f"{self.folder / file}: no such shard, though {INDEX} names it")
-                continue
-            except OSError as error:
-                self.problems.append(f"{self.folder / file}: cannot be read ({error.strerror})")
-                continue
-            except SafetensorsError as error:
-                self.problems.append(str(error))
+            if (reader := self._open(file)) is None:
+                self.unreadable.update(names)
                 continue
             for name in names or reader.tensors:
                 if name not in reader.tensors:
@@ -88,6 +85,18 @@ class HfFolder:
                 else:
                     self.tensors[name] = reader.tensors[name]
                     self._readers[name] = reader
+
+    def _open(self, file: str) -> Reader | None:
+        path = self.folder / file
+        try:
+            return Reader(Path(path))
+        except FileNotFoundError:
+            self.problems.append(f"{path}: no such shard, though {INDEX} names it")
+        except OSError as error:
+            self.problems.append(f"{path}: cannot be read ({error.strerror})")
+        except SafetensorsError as error:
+            self.problems.append(str(error))
+        return None
 
     def _files(self) -> dict[str, list[str]]:
         """File → the names the index gives it; no names, where there is no index, stands for all it holds."""
@@ -130,8 +139,7 @@ class OrbaxFolder:
     """One of our checkpoints. Its arrays are read row by row in the released order."""
 
     def __init__(self, folder: epath.PathLike):
-        self.folder = checkpoints.resolve(folder)
-        refuse_unfinished(self.folder)
+        self.folder = checkpoints.locate(folder)
         self.config = StepAudioConfig.read(self.folder)
         self._arrays = open_arrays(self.folder / PARAMS)
         self._places = tensor_map(self.config)

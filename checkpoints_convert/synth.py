@@ -152,5 +152,6 @@ def synth(
             tensors=held,
             files=files,
             about={"source": f"random, seed {seed}", "dtype": dtype},
+            overwrite=overwrite,
             show=show,
         )

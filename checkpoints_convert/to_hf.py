@@ -13,8 +13,8 @@ from checkpoints_convert.from_hf import DTYPE_CHOICES, read_texts
 from checkpoints_convert.safetensors_files import CODES, Tensor
 from checkpoints_convert.sinks import ShardSink
 from checkpoints_convert.sources import ConversionError, OrbaxFolder
-from checkpoints_convert.transfer import destination_problems, is_remote, transfer
-from stepaudio_jax import checkpoints
+from checkpoints_convert.transfer import destination_problems, overlap_problems, transfer
+from stepaudio_jax.checkpoints.layout import is_remote
 
 TORCH_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 DEFAULT_SHARD = 5 * 10**9
@@ -41,15 +41,13 @@ def to_hf(
         written.
     """
     dst = epath.Path(dst)
-    if not checkpoints.resolve(src).exists():
-        checkpoints.load(src)  # says what is missing, and of an unfinished one how much
     source = OrbaxFolder(src)
     kept = {
         name: Tensor(DTYPE_CHOICES[dtype] or tensor.dtype, tensor.shape)
         for name, tensor in source.tensors.items()
         if not decoder_only or name.startswith(("model.", "lm_head."))
     }
-    problems = list(source.problems)
+    problems = [*source.problems, *overlap_problems(source.folder, dst)]
     if is_remote(dst):
         problems.append(f"{dst}: shards are written in place, which only a local folder allows; copy them afterwards")
     problems += [
@@ -75,6 +73,7 @@ def to_hf(
         tensors=kept,
         files={"config.json": json.dumps(config, indent=2) + "\n", **texts},
         about={"source": source.folder.name, "dtype": dtype},
+        overwrite=overwrite,
         show=show,
     )
 

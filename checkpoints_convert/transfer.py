@@ -28,7 +28,7 @@ from rich.console import Console
 from checkpoints_convert.progress import byte_bar
 from checkpoints_convert.safetensors_files import CODES, Tensor
 from checkpoints_convert.sources import ConversionError, Source, slabs
-from stepaudio_jax.checkpoints.layout import PROGRESS, publish, unfinished
+from stepaudio_jax.checkpoints.layout import PROGRESS, is_remote, publish, unfinished
 
 MANIFEST = "manifest.json"
 WORKERS = 4
@@ -58,8 +58,11 @@ class Sink(Protocol):
 def destination_problems(dst: epath.Path, needed: int, *, overwrite: bool) -> list[str]:
     """What keeps a folder of so many bytes from being written there; nothing is."""
     problems = []
-    if dst.exists() and not overwrite:
-        problems.append(f"{dst}: exists already; choose another name, or --overwrite it")
+    if dst.exists() and not (dst / PROGRESS).exists():
+        if not overwrite:
+            problems.append(f"{dst}: exists already; choose another name, or --overwrite it")
+        elif not dst.is_dir() or not ((dst / "config.json").exists() or not any(dst.iterdir())):
+            problems.append(f"{dst}: is no checkpoint (it has no config.json), and is not overwritten")
     if is_remote(dst):
         return problems
     parent = os.path.abspath(dst.parent)
@@ -77,6 +80,13 @@ def destination_problems(dst: epath.Path, needed: int, *, overwrite: bool) -> li
     return problems
 
 
+def overlap_problems(src: epath.Path, dst: epath.Path) -> list[str]:
+    """A source must not lie where the destination will replace what there is."""
+    if is_remote(src) or is_remote(dst) or not Path(src).resolve().is_relative_to(Path(dst).resolve()):
+        return []
+    return [f"{dst}: holds the source {src}; choose another name"]
+
+
 def transfer(
     source: Source,
     dst: epath.Path,
@@ -86,6 +96,7 @@ def transfer(
     tensors: Mapping[str, Tensor],
     files: Mapping[str, str],
     about: Mapping[str, Any],
+    overwrite: bool,
     show: Console | None = None,
 ) -> None:
     """Writes a folder from a source.
@@ -102,11 +113,14 @@ def transfer(
       ConversionError: another conversion is writing this folder, or the disk does not take what is written.
     """
     described = {name: {"dtype": CODES[t.dtype], "shape": list(t.shape)} for name, t in tensors.items()}
-    identity = json.dumps([kind, source.fingerprint(), described, sorted(files.items())])
+    tool = f"stepaudio-jax {metadata.version('stepaudio-jax')}"
+    identity = json.dumps([tool, kind, source.fingerprint(), described, sorted(files.items())])
     identity = hashlib.sha256(identity.encode()).hexdigest()
     folder = unfinished(dst)
-    folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
+        if dst.exists() and not overwrite and folder != dst:
+            folder.rmdir()
+            raise ConversionError(f"{dst}: exists already, made by another conversion a moment ago")
         if not _is_whole(folder, identity):
             record = _Record(folder, identity, list(tensors), show)
             sink = make_sink(folder)
@@ -121,8 +135,7 @@ def transfer(
                 (folder / name).write_text(text)
             for name, digest in record.done.items():
                 described[name]["xxh3_128"] = digest
-            manifest = {"tool": f"stepaudio-jax {metadata.version('stepaudio-jax')}", **about}
-            manifest |= {"conversion": identity, "tensors": described}
+            manifest = {"tool": tool, **about, "conversion": identity, "tensors": described}
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
             record.remove()
         publish(dst)
@@ -153,6 +166,10 @@ def _move(source: Source, sink: Sink, record: _Record, show: Console | None) -> 
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
+            whole = [f.result() for f in futures if f.done() and not f.cancelled() and not f.exception()]
+            record.done.update(whole)
+            with contextlib.suppress(OSError):  # a full disk may not take the record either
+                record.save(sink.sync)
             raise
     record.save(sink.sync)
 
@@ -209,6 +226,7 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _alone(folder: epath.Path) -> Iterator[None]:
     """Two conversions into one folder of this machine would spoil each other's work."""
+    folder.mkdir(parents=True, exist_ok=True)
     if is_remote(folder):
         yield
         return
@@ -216,12 +234,11 @@ def _alone(folder: epath.Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConversionError(f"{folder}: another conversion is writing it") from None
+            mine = os.path.samestat(os.fstat(handle), os.stat(folder))  # not renamed by the one before us
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:
+            raise ConversionError(f"{folder}: another conversion is writing it")
         yield
     finally:
         os.close(handle)
-
-
-def is_remote(path: epath.Path) -> bool:
-    return "://" in str(path)

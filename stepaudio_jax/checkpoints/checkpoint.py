@@ -45,6 +45,24 @@ def resolve(name: epath.PathLike) -> epath.Path:
     return epath.Path(name)
 
 
+def locate(name: epath.PathLike) -> epath.Path:
+    """The folder of a checkpoint that is there and whole, by path or shipped name.
+
+    Raises:
+      CheckpointError: no such folder, or one that is still being written, with how much of it is missing.
+    """
+    path = resolve(name)
+    refuse_unfinished(path)
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: no such checkpoint; expected a folder with config.json, tokenizer.json and {PARAMS}/, "
+            f"or the name of one that comes with the package ({', '.join(SHIPPED)})"
+        )
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: expected a folder with config.json, tokenizer.json and {PARAMS}/, found a file")
+    return path
+
+
 def save(
     path: epath.PathLike,
     model: StepAudio,
@@ -94,15 +112,7 @@ def load(path: epath.PathLike, *, dtype: Any = None, placement: Placement | None
       CheckpointError: no such folder, or arrays missing, of another shape or unreadable.
       ConfigError, TokenizerError: what the message says of config.json or tokenizer.json.
     """
-    path = resolve(path)
-    refuse_unfinished(path)
-    if not path.exists():
-        raise CheckpointError(
-            f"{path}: no such checkpoint; expected a folder with config.json, tokenizer.json and {PARAMS}/, "
-            f"or the name of one that comes with the package ({', '.join(SHIPPED)})"
-        )
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: expected a folder with config.json, tokenizer.json and {PARAMS}/, found a file")
+    path = locate(path)
     config = StepAudioConfig.read(path)
     tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > config.decoder.vocab_size:

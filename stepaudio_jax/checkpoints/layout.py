@@ -7,7 +7,8 @@ in one OCDBT key-value store. Two rules make it fit every reader, and trainer an
   * a chunk holds at most 1 MiB, so that a process reads little beyond its own shards.
 
 A folder that is being written is named `….unfinished` and is renamed when it is whole. A writer that can go on where
-it was stopped keeps `progress.json` in it.
+it was stopped keeps `progress.json` in it. Object stores (gs://) cannot rename: there the folder has its own name from
+the start, and is refused for as long as it holds `progress.json`.
 """
 
 from __future__ import annotations
@@ -39,13 +40,20 @@ class ArraySpec(NamedTuple):
     stacked: bool
 
 
+def is_remote(path: epath.Path) -> bool:
+    """Whether a path lies in an object store, which has no renaming and no locks."""
+    return "://" in str(path)
+
+
 def unfinished(path: epath.Path) -> epath.Path:
     """The name of a checkpoint folder until it is whole."""
-    return path.parent / f"{path.name}.unfinished"
+    return path if is_remote(path) else path.parent / f"{path.name}.unfinished"
 
 
 def publish(path: epath.Path) -> None:
     """Gives a folder that is whole its name, in place of an older one."""
+    if is_remote(path):
+        return
     if path.exists():
         path.rmtree()
     unfinished(path).rename(path)
@@ -130,7 +138,7 @@ def refuse_unfinished(path: epath.Path) -> None:
       CheckpointError: it is; the message counts what is missing and names the first of it.
     """
     for folder in (path, unfinished(path)):
-        if not (folder / PROGRESS).exists() or (folder is not path and path.exists()):
+        if not (folder / PROGRESS).exists() or (folder != path and path.exists()):
             continue
         try:
             state = json.loads((folder / PROGRESS).read_text())

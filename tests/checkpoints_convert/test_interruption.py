@@ -192,3 +192,24 @@ def test_unrelated_edits_of_the_manifest_do_not_hide_a_restart(tmp_path):
     edit_json(dst / "manifest.json", lambda m: m.update(conversion="other"))
     with pytest.raises(ConversionError, match="exists already"):
         from_hf(str(source), dst)
+
+
+def test_an_object_store_has_no_renaming(tmp_path, monkeypatch):
+    """A local file system behind the calls that gs:// takes: written under its own name, refused until it is whole."""
+    for module in ("stepaudio_jax.checkpoints.layout", "checkpoints_convert.transfer", "checkpoints_convert.to_hf"):
+        monkeypatch.setattr(f"{module}.is_remote", lambda path: True)
+    source, dst = released(tmp_path / "hf"), tmp_path / "dst"
+    with monkeypatch.context() as during:
+        stop_after(during, 20, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            from_hf(str(source), dst)
+    assert dst.exists() and not (tmp_path / "dst.unfinished").exists()
+    with pytest.raises(checkpoints.CheckpointError, match=r"\d+ of 70 tensors are missing"):
+        checkpoints.load(dst)
+    from_hf(str(source), dst)
+    checkpoints.load(dst)
+    assert compare(str(source), str(dst)) == []
+    with pytest.raises(ConversionError, match="exists already"):
+        from_hf(str(source), dst)
+    with pytest.raises(ConversionError, match="only a local folder allows"):
+        to_hf(dst, tmp_path / "back")
