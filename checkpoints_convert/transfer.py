@@ -31,7 +31,8 @@ from checkpoints_convert.sources import ConversionError, Source, slabs
 from stepaudio_jax.checkpoints.layout import PROGRESS, is_remote, publish, unfinished
 
 MANIFEST = "manifest.json"
-WORKERS = 4
+WORKERS = 8
+"""Threads, each with one tensor: on few cores they wait for each other's writes, not for a core."""
 SAVE_EVERY = 5.0
 """Seconds between two records of what is whole."""
 

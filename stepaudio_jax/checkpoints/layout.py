@@ -26,6 +26,8 @@ from etils import epath
 PARAMS = "params"
 PROGRESS = "progress.json"
 CHUNK_BYTES = 1 << 20
+DATA_FILE_BYTES = 8 << 20
+"""Of the store's files, as we write them: a commit writes its files in parallel, so many beat a large one."""
 
 
 class CheckpointError(ValueError):
@@ -101,6 +103,7 @@ def create_arrays(params: epath.Path, specs: Mapping[str, ArraySpec]) -> dict[st
             "order": "C",
         }
         request = {**_array(params, name), "metadata": metadata, "create": True, "open": True}
+        request["kvstore"]["target_data_file_size"] = DATA_FILE_BYTES
         opened[name] = ts.open(request, context=context)
     arrays = {name: future.result() for name, future in opened.items()}
     (params / "_METADATA").write_text(json.dumps(_orbax_metadata(specs)))
