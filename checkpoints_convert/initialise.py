@@ -114,6 +114,9 @@ class ComposedSource:
         new = np.broadcast_to(self._mean(name), (stop - kept, *old.shape[1:]))
         return np.concatenate([old, new.astype(old.dtype)])
 
+    def multiple(self, name: str) -> int:
+        return 1
+
     def _mean(self, name: str) -> np.ndarray:
         if name not in self._means:
             tensor = self._decoder.tensors[name]._replace(shape=(self._old_rows, *self.tensors[name].shape[1:]))

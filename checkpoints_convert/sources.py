@@ -48,6 +48,10 @@ class Source(Protocol):
         """Rows [start, stop) along the first axis, contiguous."""
         ...
 
+    def multiple(self, name: str) -> int:
+        """Rows that are best read together."""
+        ...
+
     def fingerprint(self) -> str:
         """The same for the same content, without reading all of it."""
         ...
@@ -127,6 +131,9 @@ class HfFolder:
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         return self._readers[name].read(name, start, stop)
 
+    def multiple(self, name: str) -> int:
+        return 1
+
     def fingerprint(self) -> str:
         """Of names, types, shapes, and of the sizes and times of the files."""
         parts = [f"{name} {tensor.dtype} {tensor.shape}" for name, tensor in sorted(self.tensors.items())]
@@ -161,6 +168,10 @@ class OrbaxFolder:
         place = self._places[name]
         view = released_view(self._arrays[".".join(place.path)], place)
         return view[start:stop].read(order="C").result()
+
+    def multiple(self, name: str) -> int:
+        place = self._places[name]
+        return chunk_rows(self._arrays[".".join(place.path)], place)
 
     def fingerprint(self) -> str:
         """Of the store's index, which names every chunk's place, and of the arrays' types and shapes."""

@@ -55,6 +55,9 @@ class RandomSource:
             values = values * np.float32(math.sqrt(3 / row))
         return values.reshape(stop - start, *tensor.shape[1:]).astype(tensor.dtype)
 
+    def multiple(self, name: str) -> int:
+        return 1
+
     def _block(self, name: str, number: int) -> np.ndarray:
         """Uniform in ±1, float32."""
         key = hashlib.sha256(f"{self._seed} {name} {number}".encode()).digest()

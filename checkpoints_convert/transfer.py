@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -151,7 +152,7 @@ def _move(source: Source, sink: Sink, record: _Record, show: Console | None) -> 
 
         def one(name: str) -> tuple[str, str]:
             stored, digest = sink.tensors[name], xxhash.xxh3_128()
-            for start, end in slabs(stored, sink.multiple(name)):
+            for start, end in slabs(stored, math.lcm(source.multiple(name), sink.multiple(name))):
                 if stop.is_set():
                     raise concurrent.futures.CancelledError
                 rows = np.ascontiguousarray(source.read(name, start, end).astype(stored.dtype, copy=False))

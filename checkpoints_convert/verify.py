@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -61,7 +62,7 @@ def compare(
     def one(name: str, advance: Callable[[int], None]) -> Difference | None:
         exact = a.tensors[name].dtype == b.tensors[name].dtype
         wrong, largest = 0, 0.0
-        for start, stop in slabs(a.tensors[name]):
+        for start, stop in slabs(a.tensors[name], math.lcm(a.multiple(name), b.multiple(name))):
             x, y = a.read(name, start, stop), b.read(name, start, stop)
             if not np.array_equal(_bits(x), _bits(y)) if exact else True:
                 x, y = x.astype(np.float32), y.astype(np.float32)
@@ -95,7 +96,7 @@ def check_manifest(name: str, *, show: Console | None = None) -> list[Difference
 
     def one(name: str, advance: Callable[[int], None]) -> Difference | None:
         digest = xxhash.xxh3_128()
-        for start, stop in slabs(source.tensors[name]):
+        for start, stop in slabs(source.tensors[name], source.multiple(name)):
             digest.update(_bits(source.read(name, start, stop)).data)
             advance((stop - start) * source.tensors[name].row_bytes)
         return None if digest.hexdigest() == recorded[name] else Difference(name, "another checksum")
