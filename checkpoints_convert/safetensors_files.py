@@ -101,6 +101,11 @@ class Reader:
                 raise SafetensorsError(f"{path}: {name} has {stop - start} bytes, its shape {shape} asks for others")
             self.tensors[name] = tensor
             self._starts[name] = 8 + length + start
+        at = 0
+        for name, entry in sorted(entries.items(), key=lambda item: item[1].start):
+            if entry.start != at:
+                raise SafetensorsError(f"{path}: {name} overlaps another tensor or leaves a gap")
+            at = entry.stop
         self.path = path
         self._bytes = np.memmap(path, np.uint8, "r")
 

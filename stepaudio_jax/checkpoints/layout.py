@@ -62,7 +62,7 @@ def publish(path: epath.Path) -> None:
 
 
 def chunk_shape(spec: ArraySpec) -> tuple[int, ...]:
-    """One layer, its even axes halved in turns until it holds at most CHUNK_BYTES.
+    """One layer, its axes halved in turns until it holds at most CHUNK_BYTES.
 
     In turns, because any axis may be the one that a mesh divides between processes: each then skips what is not its.
     """
@@ -71,11 +71,8 @@ def chunk_shape(spec: ArraySpec) -> tuple[int, ...]:
         shape[0] = 1
     halved = [0] * len(shape)
     while math.prod(shape) * spec.dtype.itemsize > CHUNK_BYTES:
-        even = [axis for axis, size in enumerate(shape) if size % 2 == 0]
-        if not even:
-            break
-        axis = min(even, key=lambda axis: (halved[axis], -shape[axis]))
-        shape[axis] //= 2
+        axis = min((axis for axis, size in enumerate(shape) if size > 1), key=lambda axis: (halved[axis], -shape[axis]))
+        shape[axis] = -(-shape[axis] // 2)
         halved[axis] += 1
     return tuple(shape)
 

@@ -62,6 +62,17 @@ def test_a_truncated_shard(source, tmp_path):
     assert "not a safetensors file" in problems(source, tmp_path)[0] or "has no" in problems(source, tmp_path)[0]
 
 
+def test_tensors_that_share_bytes(source, tmp_path):
+    file = sorted(source.glob("*.safetensors"))[0]
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["encoder.conv1.bias"]["data_offsets"] = header["encoder.conv2.bias"]["data_offsets"]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    assert "overlaps another tensor" in problems(source, tmp_path)[0]
+
+
 def test_a_wrong_shape_a_missing_and_an_unknown_tensor_at_once(source, tmp_path):
     def change(arrays):
         names = list(arrays)

@@ -187,6 +187,16 @@ def test_layers_are_chunked_one_by_one_by_converter_and_trainer(tmp_path):
             assert "layers" not in name or chunk[0] == 1, (folder, name, chunk)
 
 
+def test_sizes_that_nothing_divides(tmp_path):
+    odd = (*SMALL, "text_config.vocab_size=10007", "text_config.intermediate_size=4099", "text_config.hidden_size=258")
+    source = released(tmp_path / "hf", overrides=odd, dtype="f32")
+    from_hf(str(source), tmp_path / "ours")
+    model, _ = checkpoints.load(tmp_path / "ours")
+    assert_same_bits(tensors(source), {name: np.asarray(a) for name, a in hf_names.save_state(model).items()})
+    to_hf(tmp_path / "ours", tmp_path / "back")
+    assert_same_bits(tensors(source), tensors(tmp_path / "back"))
+
+
 TYPES = st.sampled_from([*DTYPES.values()])
 SHAPES = st.lists(st.integers(1, 7), max_size=3).map(tuple)
 
