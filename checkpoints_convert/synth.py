@@ -136,8 +136,13 @@ def synth(
         folders = {"decoder": decoder, "encoder": theirs}
     else:
         folders = {"": tensors}
-    needed = sum(t.nbytes for part in folders.values() for t in part.values())
-    if problems := destination_problems(dst, needed, overwrite=overwrite):
+    targets = {part: dst / part if part else dst for part in folders}
+    problems = [
+        problem
+        for part, held in folders.items()
+        for problem in destination_problems(targets[part], sum(t.nbytes for t in held.values()), overwrite=overwrite)
+    ]
+    if problems:
         raise ConversionError(*problems)
     for part, held in folders.items():
         values = config.to_hf(part or shape)
@@ -149,7 +154,7 @@ def synth(
             files["generation_config.json"] = json.dumps(generation, indent=2) + "\n"
         transfer(
             RandomSource(held, seed),
-            dst / part if part else dst,
+            targets[part],
             lambda folder, held=held: ShardSink(folder, held, max_shard_size),
             kind=f"synthetic {max_shard_size}",
             tensors=held,

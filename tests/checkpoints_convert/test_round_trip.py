@@ -246,6 +246,13 @@ def test_a_tokenizer_that_renumbers_is_refused(tmp_path):
                    tokenizer=tmp_path / "other")  # fmt: skip
 
 
+def test_parts_can_be_overwritten(tmp_path):
+    for seed in (0, 1):
+        released(tmp_path / "parts", shape="parts", seed=seed, overwrite=True)
+    with pytest.raises(ValueError, match=r"decoder: exists already.*encoder: exists already"):
+        released(tmp_path / "parts", shape="parts")
+
+
 def test_synth_is_the_same_for_a_seed_and_keeps_every_override(tmp_path):
     first, second = released(tmp_path / "a", seed=5), released(tmp_path / "b", seed=5, max_shard_size=50_000)
     assert_same_bits(tensors(first), tensors(second))
