@@ -19,6 +19,7 @@ from checkpoints_convert.safetensors_files import DTYPES, Tensor
 from checkpoints_convert.sinks import OrbaxSink
 from checkpoints_convert.sources import ConversionError, HfFolder, Source
 from checkpoints_convert.transfer import destination_problems, overlap_problems, transfer
+from stepaudio_jax import checkpoints
 from stepaudio_jax.config import ConfigError, StepAudioConfig
 from stepaudio_jax.models.hf_names import mismatches, tensor_map
 from stepaudio_jax.text import Tokenizer, TokenizerError
@@ -79,14 +80,9 @@ def read_texts(folder: epath.Path) -> dict[str, str]:
 def tokenizer_problems(folder: epath.Path, config: StepAudioConfig | None) -> list[str]:
     """What keeps a folder's tokenizer from being used with a model."""
     try:
-        tokenizer = Tokenizer.load(folder)
+        Tokenizer.load(folder) if config is None else checkpoints.load_tokenizer(folder, config)
     except TokenizerError as error:
         return [f"{error} (another folder's can be given with --tokenizer)"]
-    if config is not None and tokenizer.vocab_size > config.decoder.vocab_size:
-        return [
-            f"{folder / 'tokenizer.json'}: has {tokenizer.vocab_size} entries, "
-            f"the embedding only {config.decoder.vocab_size}"
-        ]
     return []
 
 

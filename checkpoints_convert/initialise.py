@@ -17,7 +17,7 @@ from rich.console import Console
 from checkpoints_convert.from_hf import read_texts, resolve, revision_of, shapes, write_checkpoint
 from checkpoints_convert.safetensors_files import Tensor
 from checkpoints_convert.sources import ConversionError, HfFolder, slabs
-from checkpoints_convert.transfer import overlap_problems
+from checkpoints_convert.transfer import destination_problems, overlap_problems
 from stepaudio_jax.config import ConfigError, StepAudioConfig
 from stepaudio_jax.models.hf_names import mismatches, released_shapes
 from stepaudio_jax.text import Tokenizer, TokenizerError
@@ -178,7 +178,9 @@ def from_parts(
             text = config
         else:
             audio = config.audio
-    problems += [*overlap_problems(heads.folder, epath.Path(dst)), *overlap_problems(ears.folder, epath.Path(dst))]
+    dst = epath.Path(dst)
+    problems += [*overlap_problems(heads.folder, dst), *overlap_problems(ears.folder, dst)]
+    problems += destination_problems(dst, 0, overwrite=overwrite)  # its size follows once the sources are sound
     backend, old_rows = _tokenizers(heads.folder, tokenizer, problems)
     if text is None or audio is None or backend is None or problems:
         raise ConversionError(*problems)

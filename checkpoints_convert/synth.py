@@ -21,7 +21,7 @@ from checkpoints_convert.sources import ConversionError
 from checkpoints_convert.to_hf import DEFAULT_SHARD, TORCH_DTYPES
 from checkpoints_convert.transfer import destination_problems, transfer
 from stepaudio_jax import miniature
-from stepaudio_jax.config import ConfigError, StepAudioConfig
+from stepaudio_jax.config import ConfigError, RopeScaling, StepAudioConfig
 from stepaudio_jax.models.hf_names import released_shapes
 from stepaudio_jax.text import Tokenizer
 
@@ -82,10 +82,7 @@ def overridden(config: StepAudioConfig, overrides: Sequence[str]) -> StepAudioCo
         if field not in known:
             names = [f"{p}.{f.name}" for p in changes for f in dataclasses.fields(getattr(config, p))]
             raise ConfigError(f"{override}: expected NAME=VALUE with a name out of {', '.join(names)}")
-        try:
-            changes[part][field] = json.loads(text.lower())
-        except ValueError:
-            raise ConfigError(f"{override}: expected a number, true or false, found {text!r}") from None
+        changes[part][field] = _value(override, text, getattr(getattr(config, part), field))
     if "hidden_size" in changes["text_config"]:
         changes["audio_encoder_config"].setdefault("llm_dim", changes["text_config"]["hidden_size"])
     return dataclasses.replace(
@@ -93,6 +90,21 @@ def overridden(config: StepAudioConfig, overrides: Sequence[str]) -> StepAudioCo
         text_config=dataclasses.replace(config.decoder, **changes["text_config"]),
         audio_encoder_config=dataclasses.replace(config.audio, **changes["audio_encoder_config"]),
     )
+
+
+def _value(override: str, text: str, current: Any) -> Any:
+    """What an override gives, of the type that is there now (None: `rope_scaling`, a JSON object)."""
+    try:
+        value = json.loads(text.lower())
+    except ValueError:
+        value = text
+    if isinstance(current, RopeScaling | None) and isinstance(value, dict | None):
+        return RopeScaling.from_hf(value)
+    if isinstance(current, float) and type(value) is int:
+        return float(value)
+    if type(value) is not type(current):
+        raise ConfigError(f"{override}: expected a value such as {current!r}, found {text!r}")
+    return value
 
 
 def synth(

@@ -64,7 +64,7 @@ def compare(
         wrong, largest = 0, 0.0
         for start, stop in slabs(a.tensors[name], math.lcm(a.multiple(name), b.multiple(name))):
             x, y = a.read(name, start, stop), b.read(name, start, stop)
-            if not np.array_equal(_bits(x), _bits(y)) if exact else True:
+            if not (exact and np.array_equal(_bits(x), _bits(y))):
                 x, y = x.astype(np.float32), y.astype(np.float32)
                 difference = np.abs(x - y)
                 unequal = ~((x == y) | (np.isnan(x) & np.isnan(y)))

@@ -71,7 +71,7 @@ def _frames_gathered(samples: Float[Array, " W"], size: Int[Array, ""]) -> Float
 
 
 def _frames_sliced(samples: Float[Array, " W"], size: Int[Array, ""]) -> Float[Array, "F 400"]:
-    """The same without a gather, which is a CPU's fastest way and an accelerator's slowest."""
+    """The same by slices, for accelerators, which gather element by element."""
     samples = jnp.where(jnp.arange(samples.shape[0]) < size, samples, 0).astype(jnp.float32)
     half = N_FFT // 2
     count = lengths.mel_frames(samples.shape[0])

@@ -25,7 +25,6 @@ from stepaudio_jax.checkpoints.layout import (
     publish,
     refuse_unfinished,
     save_args,
-    stacked_names,
     unfinished,
 )
 from stepaudio_jax.config import StepAudioConfig
@@ -90,9 +89,10 @@ def save(
     (folder / "tokenizer.json").write_text(tokenizer_json)
     if generation is not None:
         (folder / "generation_config.json").write_text(json.dumps(dict(generation), indent=2) + "\n")
-    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    stacked = stacked_names(_name(key) for key, _ in jax.tree_util.tree_flatten_with_path(params)[0])
-    layout = jax.tree_util.tree_map_with_path(lambda key, _: save_args(_name(key) in stacked), params)
+    variables = nnx.state(model, nnx.Param)
+    params = nnx.to_pure_dict(variables)
+    axes = _logical_axes(variables)
+    layout = jax.tree_util.tree_map_with_path(lambda key, _: save_args(axes[_name(key)][:1] == ("layers",)), params)
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / PARAMS, params, save_args=layout)
     if (marker := folder / PARAMS / "commit_success.txt").exists():
@@ -114,13 +114,23 @@ def load(path: epath.PathLike, *, dtype: Any = None, placement: Placement | None
     """
     path = locate(path)
     config = StepAudioConfig.read(path)
+    tokenizer = load_tokenizer(path, config)
+    return _restore(path, config, dtype, placement or _first_device), tokenizer
+
+
+def load_tokenizer(path: epath.Path, config: StepAudioConfig) -> Tokenizer:
+    """The tokenizer of a folder, for a model of this config.
+
+    Raises:
+      TokenizerError: missing, malformed, or larger than the embedding.
+    """
     tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > config.decoder.vocab_size:
         raise TokenizerError(
             f"{path / 'tokenizer.json'}: has {tokenizer.vocab_size} entries, "
             f"the model's embedding only {config.decoder.vocab_size}"
         )
-    return _restore(path, config, dtype, placement or _first_device), tokenizer
+    return tokenizer
 
 
 def _restore(path: epath.Path, config: StepAudioConfig, dtype: Any, placement: Placement) -> StepAudio:
@@ -130,10 +140,7 @@ def _restore(path: epath.Path, config: StepAudioConfig, dtype: Any, placement: P
     model = nnx.eval_shape(lambda: StepAudio(config, rngs=nnx.Rngs(0)))
     variables = nnx.state(model, nnx.Param)
     abstract = nnx.to_pure_dict(variables)
-    shardings = {
-        ".".join(map(str, key)): placement(variable.get_metadata("logical_axes"))
-        for key, variable in nnx.to_flat_state(variables)
-    }
+    shardings = {name: placement(axes) for name, axes in _logical_axes(variables).items()}
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         try:
             stored = checkpointer.metadata(folder.resolve()).item_metadata.tree
@@ -172,6 +179,13 @@ def _match(
         return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype or theirs[name].dtype), sharding=shardings[name])
 
     return jax.tree_util.tree_map_with_path(target, abstract)
+
+
+def _logical_axes(variables: nnx.State) -> dict[str, tuple[str | None, ...]]:
+    """The names of each parameter's axes, by its module path."""
+    return {
+        ".".join(map(str, key)): variable.get_metadata("logical_axes") for key, variable in nnx.to_flat_state(variables)
+    }
 
 
 def _name(key: Any) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,11 +124,6 @@ def open_arrays(params: epath.Path) -> dict[str, ts.TensorStore]:
         return {name: future.result() for name, future in opened.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{params}: cannot be read ({_first_line(error)})") from error
-
-
-def stacked_names(names: Iterable[str]) -> set[str]:
-    """Of parameter names, those of stacked layers."""
-    return {name for name in names if "layers" in name.split(".")}
 
 
 def refuse_unfinished(path: epath.Path) -> None:

@@ -90,6 +90,13 @@ def stop_after(monkeypatch, count: int, error: BaseException):
     return calls
 
 
+def interrupt(source, dst, **options):
+    """Ctrl-C after twenty writes."""
+    with pytest.MonkeyPatch.context() as during, pytest.raises(KeyboardInterrupt):
+        stop_after(during, 20, KeyboardInterrupt())
+        from_hf(str(source), dst, **options)
+
+
 def test_it_goes_on_where_it_was(tmp_path, monkeypatch):
     source, dst = released(tmp_path / "hf"), tmp_path / "dst"
     stop_after(monkeypatch, 20, OSError(28, "No space left on device"))
@@ -114,10 +121,7 @@ def test_it_goes_on_where_it_was(tmp_path, monkeypatch):
 
 def test_a_changed_source_starts_over(tmp_path, monkeypatch):
     source, dst = released(tmp_path / "hf"), tmp_path / "dst"
-    stop_after(monkeypatch, 20, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        from_hf(str(source), dst)
-    monkeypatch.undo()
+    interrupt(source, dst)
     os.utime(source / "model.safetensors", (1, 1))
     calls = stop_after(monkeypatch, 10**6, OSError())
     from_hf(str(source), dst)
@@ -148,25 +152,19 @@ def test_two_at_once_are_one_and_a_refusal(tmp_path):
     assert compare(str(source), str(tmp_path / "dst")) == []
 
 
-def test_overwriting_keeps_the_old_until_the_new_is_whole(tmp_path, monkeypatch):
+def test_overwriting_keeps_the_old_until_the_new_is_whole(tmp_path):
     old, new, dst = released(tmp_path / "old"), released(tmp_path / "new", seed=1), tmp_path / "dst"
     from_hf(str(old), dst)
-    stop_after(monkeypatch, 20, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        from_hf(str(new), dst, overwrite=True)
-    monkeypatch.undo()
+    interrupt(new, dst, overwrite=True)
     assert compare(str(old), str(dst)) == []
     checkpoints.load(dst)
     from_hf(str(new), dst, overwrite=True)
     assert compare(str(new), str(dst)) == [] and not (tmp_path / "dst.unfinished").exists()
 
 
-def test_a_progress_record_that_cannot_be_read(tmp_path, monkeypatch):
+def test_a_progress_record_that_cannot_be_read(tmp_path):
     source, dst = released(tmp_path / "hf"), tmp_path / "dst"
-    stop_after(monkeypatch, 20, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        from_hf(str(source), dst)
-    monkeypatch.undo()
+    interrupt(source, dst)
     (tmp_path / "dst.unfinished" / "progress.json").write_text("{")
     with pytest.raises(checkpoints.CheckpointError, match=r"progress.json cannot be read"):
         checkpoints.load(dst)
@@ -199,10 +197,7 @@ def test_an_object_store_has_no_renaming(tmp_path, monkeypatch):
     for module in ("stepaudio_jax.checkpoints.layout", "checkpoints_convert.transfer", "checkpoints_convert.to_hf"):
         monkeypatch.setattr(f"{module}.is_remote", lambda path: True)
     source, dst = released(tmp_path / "hf"), tmp_path / "dst"
-    with monkeypatch.context() as during:
-        stop_after(during, 20, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            from_hf(str(source), dst)
+    interrupt(source, dst)
     assert dst.exists() and not (tmp_path / "dst.unfinished").exists()
     with pytest.raises(checkpoints.CheckpointError, match=r"\d+ of 70 tensors are missing"):
         checkpoints.load(dst)

@@ -261,7 +261,13 @@ def test_synth_is_the_same_for_a_seed_and_keeps_every_override(tmp_path):
     )
     config = StepAudioConfig.read(first)
     assert (config.decoder.hidden_size, config.audio.llm_dim, config.audio.n_audio_state) == (64, 64, 32)
-    for wrong in ("text_config.hidden=3", "hidden_size=3", "text_config.hidden_size=many", "x"):
+    for wrong in (
+        "text_config.hidden=3",
+        "hidden_size=3",
+        "text_config.hidden_size=many",
+        "text_config.hidden_size=1.5",
+        "x",
+    ):
         with pytest.raises(ConfigError, match="expected"):
             synth(tmp_path / "d", overrides=[wrong])
     assert not (tmp_path / "d").exists()
