@@ -1,5 +1,6 @@
 """Attention: the one place through which encoder, decoder, training and generation attend."""
 
 from stepaudio_jax.kernels.attention import decode_attention, flash_attention
+from stepaudio_jax.kernels.ring_attention import ring_attention, stripe, unstripe
 
-__all__ = ["decode_attention", "flash_attention"]
+__all__ = ["decode_attention", "flash_attention", "ring_attention", "stripe", "unstripe"]

@@ -95,7 +95,8 @@ class AudioEncoder(nnx.Module):
         x = x + self.positional_embedding[...][:steps]
 
         key_ids = (jnp.arange(steps) < key_frames(samples, length_rule)[:, None]).astype(jnp.int32)
-        query_ids = jnp.ones_like(key_ids)  # only keys are masked: the last frame is heard by none, yet listens
+        # The last frame may be heard by none, yet it listens; those after it do not.
+        query_ids = (jnp.arange(steps) < lengths.conv_frames(samples)[:, None]).astype(jnp.int32)
         x, _ = run_layers(self.layers, lambda layer, x: (layer(x, query_ids, key_ids), None), x, remat=remat)
         x = x[:, : steps // 2 * 2]
         x = x.reshape(x.shape[0], steps // 2, 2, -1).mean(2)

@@ -1,0 +1,111 @@
+"""Tile sizes of the TPU kernels, per chip and head_dim, and the VMEM they need.
+
+The table holds what `python -m benchmarks.flash_attention search` found over the TPU compiler's own schedules. Dense
+rows want large tiles; packed ones smaller, because a tile that two dialogues share is multiplied whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+from jax.experimental.pallas import tpu as pltpu
+
+LANES = 128
+MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSizes:
+    """Multiples of 128.
+
+    Attributes:
+      block_q, block_kv: a tile of the forward pass: queries, counted over the heads that share a key head, and keys.
+      block_kv_load: keys and values brought into VMEM at once, a multiple of block_kv.
+      block_q_backward, block_kv_backward: a tile of the backward pass.
+      vmem_limit: bytes of VMEM a kernel may use.
+
+    Raises:
+      ValueError: a size that is no such multiple.
+    """
+
+    block_q: int = 1024
+    block_kv: int = 512
+    block_kv_load: int = 4096
+    block_q_backward: int = 512
+    block_kv_backward: int = 1024
+    vmem_limit: int = 100 * MIB
+
+    def __post_init__(self):
+        for name in ("block_q", "block_kv", "block_kv_load", "block_q_backward", "block_kv_backward"):
+            size, unit = getattr(self, name), self.block_kv if name == "block_kv_load" else LANES
+            if size < 1 or size % unit:
+                raise ValueError(f"{name}: expected a positive multiple of {unit}, found {size}")
+
+    def fit(self, q_len: int, kv_len: int, group: int) -> BlockSizes:
+        """For arrays of these lengths: queries counted in one head of `group`, no tile larger than the whole."""
+        most_queries, most_keys = (-(-length // LANES) * LANES for length in (q_len, kv_len))
+
+        def queries(rows: int) -> int:
+            return min(max(round(rows / group / LANES), 1) * LANES, most_queries)
+
+        block_kv = min(self.block_kv, most_keys)
+        return dataclasses.replace(
+            self,
+            block_q=queries(self.block_q),
+            block_kv=block_kv,
+            block_kv_load=min(self.block_kv_load // self.block_kv, -(-most_keys // block_kv)) * block_kv,
+            block_q_backward=queries(self.block_q_backward),
+            block_kv_backward=min(self.block_kv_backward, most_keys),
+        )
+
+    def backward_span(self, q_len: int, group: int, dim: int, itemsize: int) -> int:
+        """How many tiles of queries the backward pass keeps in VMEM at once, of sizes that `fit` has made: at least
+        one, in spans of nearly equal length."""
+        dim = max(dim, LANES)  # VMEM pads the last axis
+        rows, keys = group * self.block_q_backward, self.block_kv_backward
+        working = 4 * 4 * rows * keys  # scores and their gradients, each also cast
+        working += keys * dim * (2 * 2 * itemsize + 4 * 2 * 4 + 2 * 4)  # k, v; dk, dv coming in, going out and summed
+        # Twice q, do and dq, for the next head's come while this one's are used; dq's sum; lse, delta, start and stop
+        # in registers of eight rows.
+        tile = rows * (dim * (2 * 3 * itemsize + 4) + 2 * 4 * 8 * 4)
+        tiles = -(-q_len // self.block_q_backward)
+        room = max((self.vmem_limit - working) // tile, 1)
+        return math.ceil(tiles / math.ceil(tiles / room))
+
+
+class Tiles(NamedTuple):
+    """(block_q, block_kv) of the forward and of the backward pass."""
+
+    forward: tuple[int, int]
+    backward: tuple[int, int]
+
+
+DENSE: dict[tuple[str, int], Tiles] = {
+    ("v4", 64): Tiles((512, 512), (512, 512)),
+    ("v4", 128): Tiles((512, 512), (512, 512)),
+    ("v5e", 64): Tiles((1024, 1024), (512, 1024)),
+    ("v5e", 128): Tiles((1024, 1024), (512, 1024)),
+    ("v5p", 64): Tiles((1024, 1024), (512, 1024)),
+    ("v5p", 128): Tiles((1024, 1024), (512, 1024)),
+    ("v6e", 64): Tiles((1024, 1024), (1024, 1024)),
+    ("v6e", 128): Tiles((1024, 1024), (1024, 1024)),
+}
+
+PACKED: dict[tuple[str, int], Tiles] = {key: Tiles((512, 256), (256, 512)) for key in DENSE}
+
+
+def for_chip(head_dim: int, *, packed: bool) -> BlockSizes:
+    """The table's sizes for the TPU of the mesh in use, else of this process, else (interpreted) for a v5e; chips
+    that are not in it take those of a v4, which need the least."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    chip, vmem = "v5e", 128 * MIB
+    if (jax.default_backend() if device is None else device.platform) == "tpu":
+        info = pltpu.get_tpu_info()
+        chip, vmem = str(info.chip_version), info.vmem_capacity_bytes
+    table = PACKED if packed else DENSE
+    tiles = table.get((chip, head_dim)) or table["v4", head_dim]
+    load = max(tiles.forward[1], 2048 if vmem < 32 * MIB else 4096)
+    return BlockSizes(*tiles.forward, load, *tiles.backward, vmem_limit=vmem * 7 // 8)
