@@ -1,6 +1,15 @@
 """Attention: the one place through which encoder, decoder, training and generation attend."""
 
 from stepaudio_jax.kernels.attention import decode_attention, flash_attention
+from stepaudio_jax.kernels.paged_attention import paged_attention, write_pages
 from stepaudio_jax.kernels.ring_attention import ring_attention, stripe, unstripe
 
-__all__ = ["decode_attention", "flash_attention", "ring_attention", "stripe", "unstripe"]
+__all__ = [
+    "decode_attention",
+    "flash_attention",
+    "paged_attention",
+    "ring_attention",
+    "stripe",
+    "unstripe",
+    "write_pages",
+]

@@ -180,7 +180,7 @@ def _say_once(message: str) -> None:
     log.warning(message)
 
 
-def _platform() -> str:
+def platform() -> str:
     """"tpu", "gpu" or "cpu": of the mesh in use, so that compiling ahead for a TPU chooses the TPU's kernels."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
@@ -216,7 +216,7 @@ def _choose(asked: Implementation | None, q, k, *, plain: bool) -> Implementatio
     if asked == "pallas_tpu" and dtype not in TPU_TYPES:
         raise ValueError(f"q: the TPU kernels expect bfloat16 or float32, found {dtype}")
     by_platform: dict[str, Implementation] = {"tpu": "pallas_tpu", "gpu": "cudnn"}
-    chosen: Implementation = asked or by_platform.get(_platform(), "xla")
+    chosen: Implementation = asked or by_platform.get(platform(), "xla")
     if chosen == "pallas_tpu" and not (dim in TPU_HEAD_DIMS and dtype in TPU_TYPES):
         _say_once(f"attention by XLA: the TPU kernels have no head_dim {dim} in {dtype}")
         return "xla"

@@ -45,25 +45,44 @@ class BlockSizes:
                 raise ValueError(f"{name}: expected a positive multiple of {unit}, found {size}")
 
     def fit(self, q_len: int, kv_len: int, group: int) -> BlockSizes:
-        """For arrays of these lengths: queries counted in one head of `group`, no tile larger than the whole."""
-        most_queries, most_keys = (-(-length // LANES) * LANES for length in (q_len, kv_len))
-
-        def queries(rows: int) -> int:
-            return min(max(round(rows / group / LANES), 1) * LANES, most_queries)
-
-        block_kv = min(self.block_kv, most_keys)
+        """For arrays of these lengths: tiles of equal size, queries counted in one head of `group`."""
+        block_kv = _even(kv_len, self.block_kv)
         return dataclasses.replace(
             self,
-            block_q=queries(self.block_q),
+            block_q=_even(q_len, round(self.block_q / group)),
             block_kv=block_kv,
-            block_kv_load=min(self.block_kv_load // self.block_kv, -(-most_keys // block_kv)) * block_kv,
-            block_q_backward=queries(self.block_q_backward),
-            block_kv_backward=min(self.block_kv_backward, most_keys),
+            block_kv_load=max(self.block_kv_load // block_kv, 1) * block_kv,
+            block_q_backward=_even(q_len, round(self.block_q_backward / group)),
+            block_kv_backward=_even(kv_len, self.block_kv_backward),
         )
 
+    def check_forward(self, group: int, dim: int, itemsize: int) -> None:
+        """Refuses sizes, as `fit` has made them, whose forward pass would not fit into VMEM.
+
+        Raises:
+          ValueError: telling the need and the limit.
+        """
+        dim = max(dim, LANES)  # VMEM pads the last axis
+        rows = group * self.block_q
+        need = 3 * 4 * rows * self.block_kv  # two buffers of scores, and what spills
+        need += 2 * 2 * self.block_kv_load * dim * itemsize  # keys and values, in two buffers each
+        need += rows * dim * (4 + 2 * 2 * itemsize)  # the sum; queries and output, in two buffers each
+        self._check_vmem("block_q, block_kv and block_kv_load", need)
+
+    def _check_vmem(self, names: str, need: int) -> None:
+        if need > self.vmem_limit:
+            raise ValueError(
+                f"{names}: expected to fit into {self.vmem_limit / MIB:.0f} MiB of VMEM, found {self} to need "
+                f"{need / MIB:.0f} MiB; choose smaller ones"
+            )
+
     def backward_span(self, q_len: int, group: int, dim: int, itemsize: int) -> int:
-        """How many tiles of queries the backward pass keeps in VMEM at once, of sizes that `fit` has made: at least
-        one, in spans of nearly equal length."""
+        """How many tiles of queries the backward pass keeps in VMEM at once, in spans of nearly equal length, of sizes
+        that `fit` has made.
+
+        Raises:
+          ValueError: not even one tile fits.
+        """
         dim = max(dim, LANES)  # VMEM pads the last axis
         rows, keys = group * self.block_q_backward, self.block_kv_backward
         working = 4 * 4 * rows * keys  # scores and their gradients, each also cast
@@ -72,29 +91,45 @@ class BlockSizes:
         # in registers of eight rows.
         tile = rows * (dim * (2 * 3 * itemsize + 4) + 2 * 4 * 8 * 4)
         tiles = -(-q_len // self.block_q_backward)
-        room = max((self.vmem_limit - working) // tile, 1)
+        self._check_vmem("block_q_backward and block_kv_backward", working + tile)
+        room = (self.vmem_limit - working) // tile
         return math.ceil(tiles / math.ceil(tiles / room))
 
 
+def _even(length: int, tile: int) -> int:
+    """The multiple of 128 that cuts a length into equal tiles of about `tile`: 1,500 is twice 768, not thrice 512."""
+    tile = max(round(tile / LANES), 1) * LANES
+    return -(-length // (-(-length // tile) * LANES)) * LANES
+
+
 class Tiles(NamedTuple):
-    """(block_q, block_kv) of the forward and of the backward pass."""
+    """block_q, block_kv of the forward and of the backward pass."""
 
     forward: tuple[int, int]
     backward: tuple[int, int]
 
 
-DENSE: dict[tuple[str, int], Tiles] = {
-    ("v4", 64): Tiles((512, 512), (512, 512)),
-    ("v4", 128): Tiles((512, 512), (512, 512)),
+DENSE = {
+    ("v4", 64): Tiles((512, 512), (512, 256)),
+    ("v4", 128): Tiles((512, 512), (512, 256)),
     ("v5e", 64): Tiles((1024, 1024), (512, 1024)),
-    ("v5e", 128): Tiles((1024, 1024), (512, 1024)),
+    ("v5e", 128): Tiles((1024, 512), (1024, 256)),
     ("v5p", 64): Tiles((1024, 1024), (512, 1024)),
-    ("v5p", 128): Tiles((1024, 1024), (512, 1024)),
+    ("v5p", 128): Tiles((1024, 512), (1024, 256)),
     ("v6e", 64): Tiles((1024, 1024), (1024, 1024)),
-    ("v6e", 128): Tiles((1024, 1024), (1024, 1024)),
+    ("v6e", 128): Tiles((1024, 512), (1024, 512)),
 }
 
-PACKED: dict[tuple[str, int], Tiles] = {key: Tiles((512, 256), (256, 512)) for key in DENSE}
+PACKED = {
+    ("v4", 64): Tiles((512, 512), (512, 256)),
+    ("v4", 128): Tiles((512, 256), (512, 256)),
+    ("v5e", 64): Tiles((512, 512), (512, 512)),
+    ("v5e", 128): Tiles((1024, 256), (512, 256)),
+    ("v5p", 64): Tiles((512, 512), (512, 512)),
+    ("v5p", 128): Tiles((1024, 256), (512, 256)),
+    ("v6e", 64): Tiles((512, 512), (512, 512)),
+    ("v6e", 128): Tiles((1024, 256), (1024, 256)),
+}
 
 
 def for_chip(head_dim: int, *, packed: bool) -> BlockSizes:

@@ -138,6 +138,7 @@ def forward(
     kv_len, kv_heads = k.shape[1:3]
     group = heads // kv_heads
     sizes = sizes.fit(q_len, kv_len, group)
+    sizes.check_forward(group, dim, q.dtype.itemsize)
     block_q, block_kv = sizes.block_q, sizes.block_kv
     out_dtype = out_dtype or q.dtype
 
