@@ -26,7 +26,7 @@ unexport PIP_USER
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test parity test-tpu-backend lint train-tiny bench clean distclean
+.PHONY: help setup demo test parity test-tpu-backend lint train-tiny bench bench-kernels clean distclean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -69,9 +69,13 @@ train-tiny:  ## train the shipped model again from its config, into runs/tiny_fi
 
 bench:  ## the benchmarks, ours beside a peer, in .venv-parity
 	@$(SETUP_PARITY)
-	@set -e; for script in benchmarks/[a-z]*.py; do \
-	  echo "== $$script"; "$(PARITY_VENV)/bin/python" -m "benchmarks.$$(basename "$$script" .py)"; \
+	@set -e; for script in frontend generate convert; do \
+	  echo "== benchmarks/$$script.py"; "$(PARITY_VENV)/bin/python" -m "benchmarks.$$script"; \
 	done
+
+bench-kernels:  ## the TPU kernels beside the public ones, by the TPU compiler's schedules, in .venv-tpu (half an hour)
+	@$(SETUP) "$(TPU_VENV)" tpu,dev,peers
+	@"$(TPU_VENV)/bin/python" -m benchmarks.flash_attention
 
 clean:  ## remove caches, build output and the demo's scenes; runs/ and the venvs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .jax_cache demo-scenes

@@ -265,6 +265,8 @@ def _check(q, k, v, q_segment_ids, kv_segment_ids):
     for name, ids, like in (("q_segment_ids", q_segment_ids, q), ("kv_segment_ids", kv_segment_ids, k)):
         if ids is None:
             continue
+        if not isinstance(ids, jax.Array | np.ndarray):
+            raise ValueError(f"{name}: expected an array of shape {like.shape[:2]}, found a {type(ids).__name__}")
         if ids.shape != like.shape[:2]:
             raise ValueError(f"{name}: expected shape {like.shape[:2]}, found {ids.shape}")
         if not jnp.issubdtype(ids.dtype, jnp.integer):

@@ -262,6 +262,11 @@ ONES = np.ones((1, 4), np.int32)
             {"q_segment_ids": ONES.astype(np.float32), "kv_segment_ids": ONES},
             "q_segment_ids: expected integers, found float32",
         ),
+        (
+            ((1, 4, 2, 64), (1, 4, 2, 64)),
+            {"q_segment_ids": [[1, 1, 1, 1]], "kv_segment_ids": ONES},
+            r"q_segment_ids: expected an array of shape \(1, 4\), found a list",
+        ),
         (((1, 4, 2, 64), (1, 4, 2, 64)), {"q_offset": np.zeros(2)}, r"q_offset: .*shape \(1,\), found \(2,\)"),
         (((1, 4, 2, 64), (1, 4, 2, 64)), {"position_stride": 0}, "position_stride: expected a positive int, found 0"),
     ],

@@ -9,6 +9,7 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -22,15 +23,17 @@ from stepaudio_jax.models import AudioInput, StepAudio
 pytestmark = pytest.mark.tpu_backend
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def chip():
-    """A sharding that puts everything on one chip of a v5e."""
+    """A sharding that puts everything on one chip of a v5e, whose mesh is in use: the TPU's kernels are chosen."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
-    return jax.sharding.SingleDeviceSharding(topology.devices[0])
+    device = topology.devices[0]
+    with jax.set_mesh(jax.sharding.Mesh(np.array([device]), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
+        yield jax.sharding.SingleDeviceSharding(device)
 
 
 def on(chip, tree):
@@ -80,8 +83,22 @@ def test_a_forward_pass_at_full_width(chip, name):
         return nnx.merge(graphdef, params)(data.tokens, data.positions, data.segment_ids, data.audio)[:, -1]
 
     compiled = jax.jit(forward).lower(on(chip, params), on(chip, batch(1, 512, 16000 * 26))).compile()
+    assert "flash_attention_forward" in compiled.as_text()
     weights = sum(leaf.size * 2 for leaf in jax.tree.leaves(params))
     assert compiled.memory_analysis().argument_size_in_bytes == pytest.approx(weights, rel=0.05)
+
+
+def test_a_train_step_with_rematerialisation(chip):
+    """Packed rows through both kernels, recomputed in the backward pass."""
+    config = shallow("8b")
+    config = dataclasses.replace(config, text_config=dataclasses.replace(config.decoder, vocab_size=2048))
+    optimizer = optax.sgd(1e-3)
+    graphdef, params = nnx.split(abstract(config, jnp.float32), nnx.Param)
+    params = nnx.to_pure_dict(params)
+    state = training.TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+    step = training.make_train_step(graphdef, optimizer, remat="full", compute_dtype=jnp.bfloat16)
+    text = jax.jit(step, donate_argnums=0).lower(on(chip, state), on(chip, batch(1, 4096, 54_000))).compile().as_text()
+    assert "flash_attention_forward" in text and "flash_attention_backward" in text
 
 
 def test_the_front_end_runs_at_full_precision(chip):
