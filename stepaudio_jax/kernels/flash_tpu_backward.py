@@ -95,11 +95,12 @@ def _span(per_query, per_key, visible: Visible, *, scale, block_q, block_kv, vme
     sees_block = (bounds.start[:, None] < first_key + block_kv) & (bounds.stop[:, None] > first_key)
     ranges = jnp.stack(_true_range(sees_block), -1)
     first_block, end_block = _true_range(sees_block.any(-1))
-    visits = jnp.stack([first_block, end_block - first_block], -1)
+    # At least one: the block of dk and dv that a grid step holds is written, so it must have been read.
+    visits = jnp.stack([first_block, jnp.maximum(end_block - first_block, 1)], -1)
     full = jnp.stack([bounds.full_start, bounds.full_stop], -1)
 
     def key_map(b, n, t, visits, *_):
-        return b, n, visits[2 * b] + jnp.minimum(t, jnp.maximum(visits[2 * b + 1] - 1, 0)), 0
+        return b, n, visits[2 * b] + jnp.minimum(t, visits[2 * b + 1] - 1), 0
 
     seen = pl.BlockSpec((None, tiles, 1, rows), lambda b, n, t, *_: (b, 0, 0, 0))
     queries = pl.BlockSpec((None, None, tiles, rows, dim), lambda b, n, t, *_: (b, n, 0, 0, 0))
@@ -109,7 +110,7 @@ def _span(per_query, per_key, visible: Visible, *, scale, block_q, block_kv, vme
         functools.partial(_kernel, scale=scale, kv_blocks=kv_blocks),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
-            grid=(batch, kv_heads, jnp.maximum(visits[:, 1].max(), 1)),
+            grid=(batch, kv_heads, visits[:, 1].max()),
             in_specs=[seen, seen, queries, queries, per_query, per_query, *[keys] * 4],
             out_specs=[queries, keys, keys],
             scratch_shapes=[

@@ -122,17 +122,19 @@ def races_watched():
     assert not interpret_pallas_call.races.races_found
 
 
-@pytest.mark.parametrize("case", ["causal", "packed", "spans", "offsets"])
+@pytest.mark.parametrize("case", ["causal", "packed", "spans", "offsets", "empty row"])
 def test_the_tpu_kernels_do_not_race(case):
-    ids = np.repeat([5, 2, 0, 9, 0], [150, 1, 60, 80, 9])[None].astype(np.int32)
+    runs = [150, 1, 60, 80, 9], [0, 0, 250, 50, 0]  # the second row has far less to visit than the first
+    ids = np.stack([np.repeat([5, 2, 0, 9, 0], run) for run in runs])
     arguments = {
         "packed": {"q_segment_ids": ids, "kv_segment_ids": ids},
-        "offsets": {"q_offset": np.array([90]), "kv_offset": 7, "position_stride": 2},
+        "empty row": {"q_segment_ids": ids * [[0], [1]], "kv_segment_ids": ids * [[0], [1]]},
+        "offsets": {"q_offset": np.array([90, 0]), "kv_offset": 7, "position_stride": 2},
     }.get(case, {})
     # So little memory that the backward pass takes its queries in spans.
     sizes = SMALL if case != "spans" else BlockSizes(128, 128, 256, 128, 128, vmem_limit=2_600_000)
     with races_watched() as interpret:
-        inputs = arrays(0, 1, 300, 300, 2, 1, 64)
+        inputs = arrays(0, 2, 300, 300, 2, 1, 64)
         check("pallas_tpu", inputs, interpret=interpret, block_sizes=sizes, causal=True, **arguments)
 
 
