@@ -137,8 +137,9 @@ def _attend(q, k, v, visible: Visible, settings: Settings) -> Any:
 
 
 def _attend_forward(q, k, v, visible, settings):
-    out, lse = forward(q, k, v, visible, settings)
-    return (out, lse), (q, k, v, visible, out, lse)
+    # Saved in float32: do · out is to cancel against do · v, for which bfloat16 is too coarse where few keys are seen.
+    out, lse = forward(q, k, v, visible, settings, jnp.float32)
+    return (out.astype(q.dtype), lse), (q, k, v, visible, out, lse)
 
 
 def _attend_backward(settings, saved, gradients):

@@ -115,8 +115,7 @@ def _ring_forward(q, k, v, segment_ids, axis_name, causal, settings):
     out = jnp.zeros_like(q, jnp.float32)
     lse = jnp.full_like(q[..., 0], -jnp.inf, jnp.float32)
     (out, lse, _), _ = jax.lax.scan(step, (out, lse, (k, v, segment_ids)), jnp.arange(jax.lax.axis_size(axis_name)))
-    out = out.astype(q.dtype)
-    return out, (q, k, v, segment_ids, out, lse)
+    return out.astype(q.dtype), (q, k, v, segment_ids, out, lse)
 
 
 def _ring_backward(axis_name, causal, settings, saved, do):
