@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from stepaudio_jax.kernels import blockwise, flash_tpu, flash_tpu_backward
 from stepaudio_jax.kernels.block_sizes import BlockSizes, for_chip
+from stepaudio_jax.kernels.platform import platform
 from stepaudio_jax.kernels.visibility import Visible, visible_keys
 
 log = logging.getLogger(__name__)
@@ -156,12 +157,6 @@ _attend.defvjp(_attend_forward, _attend_backward)
 @functools.cache
 def _say_once(message: str) -> None:
     log.warning(message)
-
-
-def platform() -> str:
-    """"tpu", "gpu" or "cpu": of the mesh in use, so that compiling ahead for a TPU chooses the TPU's kernels."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
 
 
 def settle(

@@ -10,8 +10,9 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-import jax
 from jax.experimental.pallas import tpu as pltpu
+
+from stepaudio_jax.kernels.platform import platform
 
 LANES = 128
 MIB = 2**20
@@ -135,9 +136,8 @@ PACKED = {
 def for_chip(head_dim: int, *, packed: bool) -> BlockSizes:
     """The table's sizes for the TPU of the mesh in use, else of this process, else (interpreted) for a v5e; chips
     that are not in it take those of a v4, which need the least."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
     chip, vmem = "v5e", 128 * MIB
-    if (jax.default_backend() if device is None else device.platform) == "tpu":
+    if platform() == "tpu":
         info = pltpu.get_tpu_info()
         chip, vmem = str(info.chip_version), info.vmem_capacity_bytes
     table = PACKED if packed else DENSE

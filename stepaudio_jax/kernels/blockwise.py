@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from stepaudio_jax.kernels.tiling import fold, fold_visible, unfold
 from stepaudio_jax.kernels.visibility import LOWEST, MASKED, Visible, block_bounds
@@ -121,7 +121,7 @@ class _Tiling:
         carry, out = body(carry, jax.tree.map(lambda x: x[0], inputs))
         return carry, jax.tree.map(lambda x: x[None], out)
 
-    def over_keys(self, tile, ranges: Int[Array, 2], carry):
+    def over_keys(self, tile, ranges: Array, carry):
         return tile(0, carry) if self.chunks == 1 else jax.lax.fori_loop(ranges[0], ranges[1], tile, carry)
 
     def join(self, x: Float[Array, "I B N R ..."]) -> Float[Array, "B Q H ..."]:

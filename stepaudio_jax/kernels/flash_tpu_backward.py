@@ -171,7 +171,7 @@ def backward(
     tiles = sizes.backward_span(q_len, group, dim, q.dtype.itemsize)
 
     # Whole spans: zeros pad the queries, and padding sees what its neighbour sees but adds nothing.
-    per_query = [fold(_pad(x, tiles * block_q), kv_heads, block_q) for x in (q, do, lse, delta)]
+    per_query = [fold(x, kv_heads, block_q, tiles) for x in (q, do, lse, delta)]
     visible = Visible(*(pad_queries(x, tiles * block_q) for x in visible))
     k, v = heads_first(k, block_kv), heads_first(v, block_kv)
     grads = jnp.zeros_like(per_query[0], grad_dtype), *(jnp.zeros_like(x, jnp.float32) for x in (k, v))
@@ -189,7 +189,3 @@ def backward(
     dq, dk, dv = add_span(0, grads) if spans == 1 else jax.lax.fori_loop(0, spans, add_span, grads)
     dk, dv = (x[:, :, :kv_len].swapaxes(1, 2).astype(grad_dtype) for x in (dk * scale, dv))
     return unfold(dq, q_len, block_q), dk, dv
-
-
-def _pad(x: Array, block: int) -> Array:
-    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % block)] + [(0, 0)] * (x.ndim - 2))

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 from jaxtyping import Array, Float, Int
 
-from stepaudio_jax.kernels.attention import platform
+from stepaudio_jax.kernels.platform import platform
 from stepaudio_jax.kernels.visibility import MASKED
 
 KERNEL_HEAD_DIM = 128

@@ -15,10 +15,10 @@ from jaxtyping import Array, Float, Int, Shaped
 from stepaudio_jax.kernels.visibility import Visible, pad_queries
 
 
-def fold(x: Shaped[Array, "B Q H *D"], kv_heads: int, block: int) -> Shaped[Array, "B N I R *D"]:
-    """Queries in tiles of `block`, padded with zeros to whole tiles."""
+def fold(x: Shaped[Array, "B Q H *D"], kv_heads: int, block: int, tiles: int = 1) -> Shaped[Array, "B N I R *D"]:
+    """Queries in tiles of `block`, padded with zeros to a multiple of so many tiles."""
     batch, length, heads, *rest = x.shape
-    x = jnp.pad(x, [(0, 0), (0, -length % block)] + [(0, 0)] * (x.ndim - 2))
+    x = jnp.pad(x, [(0, 0), (0, -length % (tiles * block))] + [(0, 0)] * (x.ndim - 2))
     x = x.reshape(batch, -1, block, kv_heads, heads // kv_heads, *rest)
     x = x.transpose(0, 3, 1, 4, 2, *range(5, x.ndim))
     return x.reshape(*x.shape[:3], -1, *rest)
