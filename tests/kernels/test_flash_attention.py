@@ -113,6 +113,14 @@ def test_blockwise(call):
     check("xla", inputs, **arguments)
 
 
+@settings(max_examples=4)
+@given(calls())
+def test_the_tpu_kernels_do_not_race_anywhere(call):
+    inputs, arguments = call
+    with races_watched() as interpret:
+        check("pallas_tpu", inputs, interpret=interpret, **arguments)
+
+
 @contextlib.contextmanager
 def races_watched():
     """Fails if the interpreted kernels raced; a buffer is NaN until it is written."""
