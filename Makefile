@@ -76,6 +76,7 @@ bench:  ## the benchmarks, ours beside a peer, in .venv-parity
 bench-kernels:  ## the TPU kernels beside the public ones, by the TPU compiler's schedules, in .venv-tpu (half an hour)
 	@$(SETUP) "$(TPU_VENV)" tpu,dev,peers
 	@"$(TPU_VENV)/bin/python" -m benchmarks.flash_attention
+	@"$(TPU_VENV)/bin/python" -m benchmarks.attention_work
 
 clean:  ## remove caches, build output and the demo's scenes; runs/ and the venvs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .jax_cache demo-scenes

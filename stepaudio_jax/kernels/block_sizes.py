@@ -1,6 +1,6 @@
 """Tile sizes of the TPU kernels, per chip and head_dim, and the VMEM they need.
 
-The table holds what `python -m benchmarks.flash_attention search` found over the TPU compiler's own schedules. Dense
+The table holds what `python -m benchmarks.attention_work search` found over the TPU compiler's own schedules. Dense
 rows want large tiles; packed ones smaller, because a tile that two dialogues share is multiplied whole.
 """
 
