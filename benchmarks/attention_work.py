@@ -32,7 +32,7 @@ from stepaudio_jax.data import Batch
 from stepaudio_jax.kernels.block_sizes import DENSE, PACKED, BlockSizes, Tiles
 from stepaudio_jax.kernels.visibility import Visible, block_bounds, visible_keys, visited_blocks
 from stepaudio_jax.models import AudioInput, StepAudio
-from stepaudio_jax.training.step import TrainState, make_train_step
+from stepaudio_jax.training.step import StepOptions, TrainState, make_train_step
 
 ROW = 10_240
 
@@ -168,11 +168,11 @@ def step_flops(config: StepAudioConfig, layers: int) -> float:
     optimizer = optax.adamw(1e-5)
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
-    state = TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+    state = TrainState(params, {}, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
     ints = np.zeros((1, ROW), np.int32)
     audio = AudioInput(np.zeros((1, 16_000 * 25), np.float32), np.zeros(1, np.int32), ints)
     batch = Batch(ints, ints, ints, ints.astype(bool), audio)
-    train = make_train_step(graphdef, optimizer, scan_layers=False, compute_dtype=jnp.bfloat16)
+    train = make_train_step(graphdef, optimizer, StepOptions(scan_layers=False, compute_dtype=jnp.bfloat16))
     return compile_for("v5p", train, (state, batch)).cost_analysis()["flops"]
 
 

@@ -57,9 +57,7 @@ def ours(call: Call, backward: bool, vmem: int):
     tile = call.block_q, call.block_kv
     load = max(4096 // call.block_kv, 1) * call.block_kv
     sizes = BlockSizes(*tile, load, *tile, vmem_limit=vmem)
-    attend = functools.partial(
-        flash_attention, causal=call.causal, implementation="pallas_tpu", block_sizes=sizes
-    )
+    attend = functools.partial(flash_attention, causal=call.causal, implementation="pallas_tpu", block_sizes=sizes)
     shapes = [(1, call.length, heads, call.dim) for heads in (call.heads, call.kv_heads, call.kv_heads)]
     return attend, shapes, "flash_attention_backward" if backward else "flash_attention_forward"
 

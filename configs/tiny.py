@@ -16,18 +16,24 @@ def get_config() -> ml_collections.ConfigDict:
     config.init = ""  # a checkpoint to start from; none: random weights
     config.seed = 0
     config.steps = 2800
+    config.trainable = ("encoder", "adaptor", "decoder")
     config.remat = "none"
     config.scan_layers = False
+    config.vocab_chunks = 1
+    config.microbatches = 1
     config.compute_dtype = "float32"
     config.save_dtype = "bfloat16"
     config.log_every = 10
     config.eval_every = 1400
+
+    config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": -1, "context": 1, "tensor": 1})
 
     config.generation = ml_collections.ConfigDict({"do_sample": False, "max_new_tokens": 256})
     config.tokenizer = ml_collections.ConfigDict({"vocab_size": 1024})
 
     config.data = ml_collections.ConfigDict()
     config.data.batch_size = 32
+    config.data.chunks_per_row = 1
     config.data.batches_per_group = 4
     config.data.group_threads = 1
     config.data.text_share = 0.08

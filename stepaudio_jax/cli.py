@@ -129,9 +129,12 @@ def _train_parser(parser: argparse.ArgumentParser):
 
 def _train(args: argparse.Namespace) -> int:
     from stepaudio_jax.evals.miniature import examine
+    from stepaudio_jax.parallel import distributed
     from stepaudio_jax.training import read_config, train
 
-    path = train(read_config(args.config, args.rest), args.workdir, evaluate=examine)
+    config = read_config(args.config, args.rest)
+    distributed.start()
+    path = train(config, args.workdir, evaluate=examine)
     print(f"The checkpoint is in {path}. Ask it: stepaudio ask --checkpoint={path} FILE QUESTION")
     return 0
 

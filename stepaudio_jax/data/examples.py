@@ -76,13 +76,27 @@ def encode(conversation: Conversation, tokenizer: Tokenizer, *, length_rule: str
     return Example(rendered, tuple(chunks))
 
 
-def collate(examples: Sequence[Example], *, length: int, num_chunks: int, chunk_samples: int, pad_id: int = 0) -> Batch:
+def collate(
+    examples: Sequence[Example],
+    *,
+    length: int,
+    num_chunks: int,
+    chunk_samples: int,
+    shards: int = 1,
+    pad_id: int = 0,
+) -> Batch:
     """One batch of shape [len(examples), length] with room for `num_chunks` chunks of `chunk_samples` samples.
 
+    Args:
+      shards: equal shares that rows and chunks are split into over a mesh; a row's chunks lie in its own share.
+
     Raises:
-      ValueError: an example that does not fit; nothing is ever cut.
+      ValueError: an example that does not fit; nothing is ever cut. Rows or chunks that the shards do not divide.
     """
     rows = len(examples)
+    for name, size in (("examples", rows), ("num_chunks", num_chunks)):
+        if size % shards:
+            raise ValueError(f"{name}: expected a multiple of {shards} shards, found {size}")
     tokens = np.full((rows, length), pad_id, np.int32)
     segment_ids = np.zeros((rows, length), np.int32)
     loss_mask = np.zeros((rows, length), bool)
@@ -93,6 +107,8 @@ def collate(examples: Sequence[Example], *, length: int, num_chunks: int, chunk_
 
     used = 0
     for row, example in enumerate(examples):
+        share = row * shards // rows
+        used = max(used, share * num_chunks // shards)
         size = example.num_tokens
         if size > length:
             raise ValueError(f"length: row {row} has {size} tokens, the batch has room for {length}")
@@ -102,9 +118,10 @@ def collate(examples: Sequence[Example], *, length: int, num_chunks: int, chunk_
         if len(example.chunks) != len(example.rendered.spans):
             raise ValueError(f"row {row}: {len(example.rendered.spans)} audio spans, {len(example.chunks)} chunks")
         for piece, (start, count) in zip(example.chunks, example.rendered.spans, strict=True):
-            if used == num_chunks or len(piece) > chunk_samples:
+            if used == (share + 1) * num_chunks // shards or len(piece) > chunk_samples:
                 raise ValueError(
-                    f"row {row}: a chunk of {len(piece)} samples does not fit {num_chunks} chunks of {chunk_samples}"
+                    f"row {row}: a chunk of {len(piece)} samples does not fit {num_chunks // shards} chunks of "
+                    f"{chunk_samples}"
                 )
             samples[used, : len(piece)] = piece
             chunk_lengths[used] = len(piece)

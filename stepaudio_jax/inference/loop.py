@@ -25,6 +25,7 @@ from stepaudio_jax.inference.types import AudioProgress, Event, Finished, Reques
 from stepaudio_jax.inference.writer import ReplyWriter
 from stepaudio_jax.models import StepAudio
 from stepaudio_jax.models.layers import Linear, unstack
+from stepaudio_jax.parallel import ShardingRules
 from stepaudio_jax.text import Tokenizer
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -69,6 +70,10 @@ def _for_cpu(model: StepAudio) -> StepAudio:
     return model
 
 
+def _multiple(size: int, of: int) -> int:
+    return -(-size // of) * of
+
+
 class Generator:
     """`generate(requests)` over one model. Programs compile on first use of a bucket and are kept."""
 
@@ -80,18 +85,22 @@ class Generator:
         batch_size: int = 8,
         burst: int = 16,
         length_rule: str = "hf",
+        rules: ShardingRules | None = None,
     ):
         """
         Args:
           batch_size: most requests that run together.
           burst: decode steps between two looks of the host.
+          rules: the mesh that the model lies on; none: a single device.
         """
-        if jax.default_backend() == "cpu":
+        if jax.default_backend() == "cpu" and rules is None:
             model = _for_cpu(model)
         self.model_config = model.config
         self.tokenizer = tokenizer
         self.batch_size, self.length_rule = batch_size, length_rule
-        self.programs = Programs(model, vocab_size=tokenizer.vocab_size, steps=burst, length_rule=length_rule)
+        self.programs = Programs(
+            model, vocab_size=tokenizer.vocab_size, steps=burst, length_rule=length_rule, rules=rules
+        )
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Event]:
         """Answers requests in batches, in order; events of one batch interleave.
@@ -141,8 +150,9 @@ class Generator:
 
     def _batch(self, rows: list[_Row]) -> Iterator[Event]:
         features, slots = yield from self._hear(rows)
-        size = bucket(len(rows), (*BATCHES, self.batch_size))
-        length = bucket(max(row.example.num_tokens for row in rows), LENGTHS)
+        size = _multiple(bucket(len(rows), (*BATCHES, self.batch_size)), self.programs.shards("batch"))
+        longest = max(row.example.num_tokens for row in rows)
+        length = _multiple(bucket(longest, LENGTHS), self.programs.shards("length"))
         tokens = np.zeros((size, length), np.int32)
         all_slots = np.full((size, length), -1, np.int32)
         for i, row in enumerate(rows):
@@ -206,7 +216,7 @@ class Generator:
     def _cache_length(self, rows: Sequence[_Row], at_least: int) -> int:
         """Slots for the next burst of every live row, with room so that short replies never grow the cache."""
         ends = [row.position + self.programs.steps + 1 for row in rows if not row.writer.done]
-        return bucket(max([at_least, *ends]), LENGTHS[4:])
+        return _multiple(bucket(max([at_least, *ends]), LENGTHS[4:]), self.programs.shards("length"))
 
     def _hear(self, rows: Sequence[_Row]) -> Iterator[Event]:
         """Encodes all chunks of a batch and returns features [R, E] (None without audio) and each row's slots."""

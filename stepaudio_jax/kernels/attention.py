@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
@@ -139,7 +140,8 @@ def _attend(q, k, v, visible: Visible, settings: Settings) -> Any:
 
 def _attend_forward(q, k, v, visible, settings):
     # Saved in float32: do · out is to cancel against do · v, for which bfloat16 is too coarse where few keys are seen.
-    out, lse = forward(q, k, v, visible, settings, jnp.float32)
+    # Named for rematerialisation policies, which may keep it and so spare the forward pass a second run.
+    out, lse = checkpoint_name(forward(q, k, v, visible, settings, jnp.float32), "attention")
     return (out.astype(q.dtype), lse), (q, k, v, visible, out, lse)
 
 

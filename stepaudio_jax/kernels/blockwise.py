@@ -44,7 +44,8 @@ def forward(
             gained = _product("bnrk,bknd->bnrd", p.astype(v.dtype), tiling.keys(v, index))
             return acc * shrink[..., None] + gained, new_top, total * shrink + p.sum(-1)
 
-        acc, top = jnp.zeros(rows.shape, jnp.float32), jnp.full(rows.shape[:-1], LOWEST, jnp.float32)
+        # Made from the queries, so that under shard_map they vary over the mesh as those do.
+        acc, top = jnp.zeros_like(rows, jnp.float32), jnp.full_like(rows[..., 0], LOWEST, jnp.float32)
         acc, top, total = tiling.over_keys(tile, ranges, (acc, top, jnp.zeros_like(top)))
         divisor = jnp.where(total > 0, total, 1)
         out = (acc / divisor[..., None]).astype(out_dtype or q.dtype)
@@ -88,10 +89,10 @@ def backward(
             dk = tiling.add_keys(dk, index, _product("bnrk,bnrd->bknd", ds, rows))
             return dq + _product("bnrk,bknd->bnrd", ds, keys), dk, dv
 
-        dq, *grads = tiling.over_keys(tile, ranges, (jnp.zeros(rows.shape, jnp.float32), *grads))
+        dq, *grads = tiling.over_keys(tile, ranges, (jnp.zeros_like(rows, jnp.float32), *grads))
         return grads, (dq * scale).astype(grad_dtype)
 
-    grads = [jnp.zeros(x.shape, jnp.float32) for x in (k, v)]
+    grads = [jnp.zeros_like(x, jnp.float32) for x in (k, v)]
     (dk, dv), dq = tiling.over_queries(block, grads, (q, do, lse, delta))
     return tiling.join(dq), (dk * scale).astype(grad_dtype), dv.astype(grad_dtype)
 

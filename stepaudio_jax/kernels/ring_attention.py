@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from stepaudio_jax.kernels.attention import Implementation, Settings, backward, forward, settle
@@ -115,6 +116,7 @@ def _ring_forward(q, k, v, segment_ids, axis_name, causal, settings):
     out = jnp.zeros_like(q, jnp.float32)
     lse = jnp.full_like(q[..., 0], -jnp.inf, jnp.float32)
     (out, lse, _), _ = jax.lax.scan(step, (out, lse, (k, v, segment_ids)), jnp.arange(jax.lax.axis_size(axis_name)))
+    out, lse = checkpoint_name((out, lse), "attention")
     return out.astype(q.dtype), (q, k, v, segment_ids, out, lse)
 
 

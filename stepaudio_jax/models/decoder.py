@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from stepaudio_jax.config import DecoderConfig
-from stepaudio_jax.kernels import decode_attention, flash_attention
+from stepaudio_jax.kernels import decode_attention, flash_attention, ring_attention
 from stepaudio_jax.models.layers import (
     AnyArray,
     Linear,
@@ -24,7 +25,9 @@ from stepaudio_jax.models.layers import (
     param,
     rope_tables,
     run_layers,
+    whole,
 )
+from stepaudio_jax.parallel.collectives import join, shard_of, split_over, sum_over
 
 
 class DecoderLayer(nnx.Module):
@@ -49,14 +52,43 @@ class DecoderLayer(nnx.Module):
         """Rotated queries [B, T, H, D], rotated keys and values [B, T, N, D]."""
         y = self.input_layernorm(x)
         q, k, v = (proj(y).reshape(*y.shape[:2], -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        return apply_rope(q, cos, sin), apply_rope(k, cos, sin), v
+        return checkpoint_name((apply_rope(q, cos, sin), apply_rope(k, cos, sin), v), "qkv")
 
     def finish(self, x: Float[Array, "B T E"], attended: Float[Array, "B T H D"]) -> Float[Array, "B T E"]:
         """The attention's output projection and the feed-forward, each added to the residual stream."""
-        x = x + self.o_proj(attended.reshape(*x.shape[:2], -1))
+        x = checkpoint_name(x + self.o_proj(attended.reshape(*x.shape[:2], -1)), "middle")
         y = self.post_attention_layernorm(x)
-        return x + self.down_proj(jax.nn.silu(self.gate_proj(y)) * self.up_proj(y))
+        gate, up = checkpoint_name(self.gate_proj(y), "gate"), checkpoint_name(self.up_proj(y), "up")
+        return x + self.down_proj(jax.nn.silu(gate) * up)
 
+
+def attend(q: Array, k: Array, v: Array, segment_ids: Any) -> Float[Array, "B T H D"]:
+    """Causal attention within segments, round a ring where rows are split over shards."""
+    if (axis_name := split_over("length")) is not None:
+        return ring_attention(q, k, v, axis_name=axis_name, causal=True, segment_ids=segment_ids)
+    return flash_attention(q, k, v, causal=True, q_segment_ids=segment_ids, kv_segment_ids=segment_ids)
+
+
+@jax.custom_vjp
+def lookup(table: Float[Array, "V E"], tokens: Int[AnyArray, "B T"]) -> Float[Array, "B T E"]:
+    """table[tokens], whose gradient adds up in float32: in bfloat16 a frequent token's many terms would stall."""
+    return table[tokens]
+
+
+def _lookup_forward(table, tokens):
+    return table[tokens], (table[:, :0], tokens)  # of the table only its length and type
+
+
+def _lookup_backward(saved, gradient):
+    table, tokens = saved
+    zeros = jnp.zeros_like(gradient, jnp.float32, shape=(len(table), gradient.shape[-1]))
+    return zeros.at[tokens].add(gradient.astype(jnp.float32)).astype(table.dtype), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
+
+NOWHERE = 2**30
+"""A slot beyond every cache, where writes are dropped."""
 
 head_init = nnx.initializers.normal(0.02)
 
@@ -71,12 +103,23 @@ class Decoder(nnx.Module):
         self.lm_head = None if config.tie_word_embeddings else param(rngs, head_init, *table, None, dtype)
 
     def embed(self, tokens: Int[AnyArray, "B T"]) -> Float[Array, "B T E"]:
-        return self.embed_tokens[...][tokens]
+        table = whole(self.embed_tokens)
+        shard, shards = shard_of("vocab")
+        if shards == 1:
+            return lookup(table, tokens)
+        rows = tokens - shard * len(table)
+        own = (rows >= 0) & (rows < len(table))
+        return sum_over(jnp.where(own[..., None], lookup(table, jnp.where(own, rows, 0)), 0), "vocab")
+
+    @property
+    def head(self) -> nnx.Param:
+        """[V, E], of which a hidden state's products are the logits."""
+        return self.embed_tokens if self.lm_head is None else self.lm_head
 
     def logits(self, hidden: Float[Array, "... E"]) -> Float[Array, "... V"]:
         """Float32 logits."""
-        head = self.embed_tokens if self.lm_head is None else self.lm_head
-        return matmul(hidden, head[...], output_major=True, preferred_element_type=jnp.float32)
+        logits = matmul(hidden, whole(self.head), output_major=True, preferred_element_type=jnp.float32)
+        return join(logits, "vocab", axis=-1)
 
     def __call__(
         self,
@@ -97,7 +140,7 @@ class Decoder(nnx.Module):
 
         def step(layer: DecoderLayer, x):
             q, k, v = layer.qkv(x, cos, sin)
-            out = flash_attention(q, k, v, causal=True, q_segment_ids=segment_ids, kv_segment_ids=segment_ids)
+            out = attend(q, k, v, segment_ids)
             kv = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if return_kv else None
             return layer.finish(x, out), kv
 
@@ -111,20 +154,24 @@ class Decoder(nnx.Module):
 
         Args:
           positions: consecutive in each row.
-          cache: keys and values, each [layers, B, N, K, D] (a list of pairs when the layers are unstacked).
+          cache: keys and values, each [layers, B, N, K, D] (a list of pairs when the layers are unstacked). Where rows
+            are split over shards, the slots are dealt out to them in stripes, as `__call__` leaves them.
         """
         cos, sin = rope_tables(self.config, positions)
+        shard, shards = shard_of("length")
+        slot = positions if shards == 1 else jnp.where(positions % shards == shard, positions // shards, NOWHERE)
 
         # A scatter: of a dynamic_update_slice XLA:CPU makes a whole second copy of the cache for the attention to read.
-        rows, heads = jnp.ogrid[: embeds.shape[0], : self.config.num_key_value_heads]
+        rows, heads = jnp.ogrid[: embeds.shape[0], : self.config.num_key_value_heads // shard_of("kv_heads")[1]]
 
         def write(slots: Float[Array, "B N K D"], new: Float[Array, "B T N D"]) -> Array:
-            return slots.at[rows[..., None], heads[..., None], positions[:, None]].set(new.transpose(0, 2, 1, 3))
+            at = rows[..., None], heads[..., None], slot[:, None]
+            return slots.at[at].set(new.transpose(0, 2, 1, 3), mode="drop")
 
         def step(layer: DecoderLayer, x, slots):
             q, k, v = layer.qkv(x, cos, sin)
             slots = (write(slots[0], k), write(slots[1], v))
-            return layer.finish(x, decode_attention(q, *slots, positions)), slots
+            return layer.finish(x, decode_attention(q, *slots, positions, axis_name=split_over("length"))), slots
 
         hidden, cache = run_layers(self.layers, step, embeds, cache)
         return self.norm(hidden), cache

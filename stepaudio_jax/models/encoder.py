@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from stepaudio_jax.audio import lengths
 from stepaudio_jax.config import AudioEncoderConfig
 from stepaudio_jax.kernels import flash_attention
-from stepaudio_jax.models.layers import AnyArray, Conv, LayerNorm, Linear, param, run_layers
+from stepaudio_jax.models.layers import AnyArray, Conv, LayerNorm, Linear, param, run_layers, whole
 
 
 class EncoderLayer(nnx.Module):
@@ -92,7 +92,7 @@ class AudioEncoder(nnx.Module):
         steps, limit = x.shape[1], self.positional_embedding.shape[0]
         if steps > limit:
             raise ValueError(f"mel: {mel.shape[1]} frames need {steps} positions, the encoder has {limit}")
-        x = x + self.positional_embedding[...][:steps]
+        x = x + whole(self.positional_embedding)[:steps]
 
         key_ids = (jnp.arange(steps) < key_frames(samples, length_rule)[:, None]).astype(jnp.int32)
         # The last frame may be heard by none, yet it listens; those after it do not.

@@ -17,18 +17,34 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from stepaudio_jax.config import ConfigError, DecoderConfig
+from stepaudio_jax.parallel.collectives import gather_param, sum_over
+from stepaudio_jax.parallel.rules import current
 
 AnyArray = Array | np.ndarray
 """What may lie on the host or on a device."""
 
 Axes = tuple[str | None, ...]
 
-REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+SAVED = {
+    "full": (),
+    "attention": ("qkv", "attention"),
+    "gate": ("qkv", "attention", "middle", "gate"),
+    "products": ("qkv", "attention", "middle", "gate", "up"),
 }
-"""What the backward pass finds saved: everything, only each layer's input, or also the weight products."""
+REMAT_POLICIES: dict[str, Callable[..., Any]] = {
+    "none": jax.checkpoint_policies.save_anything_except_these_names("weight"),
+} | {name: jax.checkpoint_policies.save_only_these_names(*saved) for name, saved in SAVED.items()}
+"""What the backward pass finds saved of a decoder layer besides its input; the rest is computed again.
+
+none: everything. full: nothing. attention: queries, keys, values and what they attend to, so that attention is not
+computed again. gate: also the stream between the two halves and the gate's product (the up projection is computed
+again). products: also the up projection's. Weights put together from their parts are never saved.
+"""
+
+
+def logical_axes(variables: nnx.State) -> Any:
+    """The names of each parameter's axes, as a plain tree of tuples."""
+    return nnx.to_pure_dict(nnx.map_state(lambda _, variable: variable.get_metadata("logical_axes"), variables))
 
 
 def param(rngs: nnx.Rngs, init, shape: tuple[int, ...], axes: Axes, layers: int | None, dtype) -> nnx.Param:
@@ -59,11 +75,9 @@ def matmul(
 ) -> Float[Array, "... O"]:
     """x · kernel, where kernel is [I, O], or [O, I] if output_major.
 
-    Without a mesh the leading axes are flattened first: XLA:CPU otherwise transposes the activations for the
-    kernel's gradient, which doubles a step's time. Under a mesh they stay apart, to stay sharded.
+    The leading axes are flattened first: XLA:CPU otherwise transposes the activations for the kernel's gradient, which
+    doubles a step's time.
     """
-    if not jax.sharding.get_abstract_mesh().empty:
-        return jnp.matmul(x, kernel.T if output_major else kernel, preferred_element_type=preferred_element_type)
     flat = x.reshape(-1, x.shape[-1])
     if output_major and len(flat) <= FEW_ROWS:
         y = jnp.matmul(kernel, flat.T, preferred_element_type=preferred_element_type).T
@@ -72,19 +86,31 @@ def matmul(
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
+def whole(variable: nnx.Variable) -> Array:
+    """A parameter's value, put together from the parts it is stored in; of a stack's layer in a scan, that layer's."""
+    value = variable[...]
+    return gather_param(value, variable.get_metadata("logical_axes")[-value.ndim :])
+
+
 class Linear(nnx.Module):
-    """y = x · kernel + bias, kernel [in, out], or [out, in] after `store_output_major`."""
+    """y = x · kernel + bias, kernel [in, out], or [out, in] after `store_output_major`.
+
+    Where the inputs are split over shards ("heads", "mlp"), so are the kernel's rows, and the partial results are
+    added up.
+    """
 
     def __init__(self, rngs, shape: tuple[int, int], axes: Axes, *, bias: bool, layers=None, dtype=jnp.float32):
         self.kernel = param(rngs, fan_in(layers), shape, axes, layers, dtype)
         self.bias = param(rngs, zeros, shape[1:], axes[1:], layers, dtype) if bias else None
-        self.output_major = False
+        self.input_axis, self.output_major = axes[0], False
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        kernel = whole(self.kernel)
         if self.bias is None:
-            return matmul(x, self.kernel[...], output_major=self.output_major)
+            return sum_over(matmul(x, kernel, output_major=self.output_major), self.input_axis)
         # The product is rounded once, after the bias.
-        y = matmul(x, self.kernel[...], output_major=self.output_major, preferred_element_type=jnp.float32)
+        y = matmul(x, kernel, output_major=self.output_major, preferred_element_type=jnp.float32)
+        y = sum_over(y, self.input_axis)
         return (y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
 
     def store_output_major(self) -> None:
@@ -109,7 +135,7 @@ class Conv(nnx.Module):
         steps = (x.shape[1] - 1) // self.stride + 1
         padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
         taps = [padded[:, i : i + self.stride * (steps - 1) + 1 : self.stride] for i in range(3)]
-        kernel = self.kernel[...]
+        kernel = whole(self.kernel)
         return matmul(jnp.concatenate(taps, axis=-1), kernel.reshape(-1, kernel.shape[-1])) + self.bias[...]
 
 
@@ -214,8 +240,8 @@ def run_layers(layers: nnx.Module | nnx.List, step: Callable, x: Array, *per_lay
         layer_state, slices = scanned
         return step(nnx.merge(graphdef, layer_state), x, *slices)
 
-    if (policy := REMAT_POLICIES[remat]) is not None:
-        body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+    if remat != "none" or current() is not None:
+        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
     return jax.lax.scan(body, x, (state, per_layer))
 
 

@@ -20,6 +20,7 @@ from stepaudio_jax.models.adaptor import Adaptor
 from stepaudio_jax.models.decoder import Decoder
 from stepaudio_jax.models.encoder import AudioEncoder
 from stepaudio_jax.models.layers import AnyArray
+from stepaudio_jax.parallel.collectives import join, shard_of
 
 
 class AudioInput(NamedTuple):
@@ -29,12 +30,23 @@ class AudioInput(NamedTuple):
       samples: [X, W] float32 at 16 kHz, each chunk padded to the bucket.
       lengths: [X] samples of each chunk; 0 for an empty place.
       slots: [B, T] for each token the row of the chunks' features, counted over all chunks ([X · A] rows), that
-        takes its place, or −1 for a token of text.
+        takes its place, or −1 for a token of text. Where rows and chunks are split over shards, a row's chunks are
+        among the same share of the chunks as the row of the rows (data.collate's `shards`).
     """
 
     samples: Float[AnyArray, "X W"]
     lengths: Int[AnyArray, " X"]
     slots: Int[AnyArray, "B T"]
+
+
+def _of_own_rows(features: Float[Array, "X A E"], slots: Int[AnyArray, "B T"]) -> tuple[Array, Int[AnyArray, "B T"]]:
+    """The features that a shard's rows may hear, and their slots counted from its first.
+
+    The shards of one share of the rows (along context and tensor) have each encoded some of that share's chunks.
+    """
+    features = join(features, "chunks", axis=0, keep="batch")
+    shard, shards = shard_of("batch")
+    return features, slots if shards == 1 else slots - shard * features.shape[0] * features.shape[1]
 
 
 class StepAudio(nnx.Module):
@@ -92,7 +104,7 @@ class StepAudio(nnx.Module):
         features = slots = None
         if audio is not None:
             features = self.encode_audio(audio.samples, audio.lengths, length_rule=length_rule, remat=remat)
-            slots = audio.slots
+            features, slots = _of_own_rows(features, audio.slots)
         return self.decoder(self.embed(tokens, features, slots), positions, segment_ids, remat=remat)
 
     def __call__(self, *args, **kwargs) -> Float[Array, "B T V"]:

@@ -1,19 +1,31 @@
 """Supervised training: losses, optimizer, step, trainer."""
 
 from stepaudio_jax.training.configs import read_config
-from stepaudio_jax.training.losses import next_token_cross_entropy
+from stepaudio_jax.training.losses import next_tokens, token_scores
 from stepaudio_jax.training.optimizer import make_optimizer
-from stepaudio_jax.training.step import TrainState, init_state, make_train_step, merge
+from stepaudio_jax.training.step import (
+    StepOptions,
+    TrainState,
+    init_state,
+    make_train_step,
+    merge,
+    split_model,
+    state_specs,
+)
 from stepaudio_jax.training.supervised import init_model, train
 
 __all__ = [
+    "StepOptions",
     "TrainState",
     "init_model",
     "init_state",
     "make_optimizer",
     "make_train_step",
     "merge",
-    "next_token_cross_entropy",
+    "next_tokens",
     "read_config",
+    "split_model",
+    "state_specs",
+    "token_scores",
     "train",
 ]

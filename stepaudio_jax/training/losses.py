@@ -1,26 +1,82 @@
-"""The supervised objective: next-token cross-entropy on the assistant's tokens (R1.5 §3.1, §3.2)."""
+"""The supervised objective: next-token cross-entropy on the assistant's tokens (R1.5 §3.1, §3.2).
+
+Shapes: B batch, T tokens, E hidden_size, V vocab_size.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from stepaudio_jax.models.layers import AnyArray
+from stepaudio_jax.parallel.collectives import gather_param, max_over, shard_of, sum_over, varying
 
 
-def next_token_cross_entropy(
-    logits: Float[Array, "B T V"], tokens: Int[AnyArray, "B T"], loss_mask: Bool[AnyArray, "B T"]
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Mean negative log-likelihood (nats) of the masked tokens, each predicted from those before it.
+class TokenScores(NamedTuple):
+    """Of each token: its log-probability (nats), and whether none is likelier."""
 
-    The mean is over all masked tokens of the batch, so that it does not depend on how a batch is split in rows.
+    log_probs: Float[Array, "B T"]
+    top: Bool[Array, "B T"]
 
-    Returns:
-      The loss, and `tokens`, how many it averages over, and `accuracy`, the share that greedy decoding would hit.
+
+def token_scores(
+    hidden: Float[Array, "B T E"], head: nnx.Param, targets: Int[AnyArray, "B T"], *, chunks: int = 1
+) -> TokenScores:
+    """What the logits hidden · headᵀ say of given tokens, without ever holding all [B, T, V] of them.
+
+    The vocabulary is taken in chunks, with a running maximum and sum (as in arXiv:1805.02867). Only one chunk of the
+    head is put together from its parts at a time, and only one chunk's logits exist; the backward pass computes them
+    again. Logits, sums and gradients of the hidden states are float32.
+
+    Args:
+      head: [V, E].
+      chunks: how many.
+
+    Raises:
+      ValueError: chunks that do not divide this shard's part of the vocabulary.
     """
-    logits, targets, mask = logits[:, :-1].astype(jnp.float32), tokens[:, 1:], loss_mask[:, 1:]
-    log_likelihood = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
-    count = jnp.maximum(mask.sum(), 1)
-    hits = (logits.argmax(-1) == targets) & mask
-    return -jnp.where(mask, log_likelihood, 0).sum() / count, {"tokens": mask.sum(), "accuracy": hits.sum() / count}
+    table, axes = head[...], head.get_metadata("logical_axes")
+    if len(table) % chunks:
+        raise ValueError(f"vocab_chunks: {chunks} does not divide the {len(table)} entries of a shard's vocabulary")
+    size = len(table) // chunks
+    first = shard_of("vocab")[0] * len(table)
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    wide, wanted = varying((flat.astype(jnp.float32), jnp.asarray(targets).reshape(-1)))
+
+    def add(carry, chunk):
+        highest, total, target = carry
+        part, start = chunk
+        logits = jnp.matmul(wide.astype(hidden.dtype), gather_param(part, axes).T, preferred_element_type=jnp.float32)
+        new = jnp.maximum(highest, jax.lax.stop_gradient(logits).max(-1))
+        total = total * jnp.exp(highest - new) + jnp.exp(logits - new[:, None]).sum(-1)
+        here = wanted[:, None] - start == jnp.arange(size)
+        return (new, total, target + jnp.where(here, logits, 0).sum(-1)), None
+
+    zeros = jnp.zeros_like(wide[:, 0])
+    carry = (jnp.full_like(zeros, -jnp.inf), zeros, zeros)
+    if chunks == 1:
+        carry, _ = add(carry, (table, first))
+    else:
+        starts = first + size * jnp.arange(chunks)
+        parts = (table.reshape(chunks, size, -1), varying(starts))
+        carry, _ = jax.lax.scan(jax.checkpoint(add, prevent_cse=False), carry, parts)
+    highest, total, target = carry
+    best = max_over(highest, "vocab")
+    total, target = sum_over((total * jnp.exp(highest - best), target), "vocab")
+    log_probs = target - best - jnp.log(total)
+    return TokenScores(log_probs.reshape(targets.shape), (target >= best).reshape(targets.shape))
+
+
+def next_tokens(
+    tokens: Int[AnyArray, "*B T"], loss_mask: Bool[AnyArray, "*B T"]
+) -> tuple[Int[Array, "*B T"], Bool[Array, "*B T"]]:
+    """What each place is to predict, and whether it counts: its successor, nothing at the end of a row."""
+
+    def shifted(x):
+        return jnp.pad(x[..., 1:], [(0, 0)] * (x.ndim - 1) + [(0, 1)])
+
+    return shifted(jnp.asarray(tokens)), shifted(jnp.asarray(loss_mask))

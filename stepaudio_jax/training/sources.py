@@ -13,7 +13,7 @@ from stepaudio_jax.text import Tokenizer
 from stepaudio_jax.training.configs import Config
 
 
-def miniature_batches(config: Config, tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
+def miniature_batches(config: Config, tokenizer: Tokenizer, seed: int, *, shards: int = 1) -> Iterator[Batch]:
     """Endless batches of fresh scenes and questions, none seen twice.
 
     A group of batches is drawn together, sorted by length and cut into batches, so that little of a batch is
@@ -23,17 +23,18 @@ def miniature_batches(config: Config, tokenizer: Tokenizer, seed: int) -> Iterat
       config: batch_size, batches_per_group, text_share (of questions without sound), silent_share (of those with
         sound whose sound is taken away), curriculum as ((until step, max_events, kinds), …), buckets as
         ((tokens, audio samples), …) in growing order, group_threads.
+      shards: shares of rows and chunks over a mesh (data.collate).
     """
     dataset = (
         grain.MapDataset.range(2**31)
-        .map(lambda index: _group(config, tokenizer, seed, int(index)))
+        .map(lambda index: _group(config, tokenizer, seed, int(index), shards))
         .to_iter_dataset(grain.ReadOptions(num_threads=config.group_threads, prefetch_buffer_size=3))
     )
     for group in dataset:
         yield from group
 
 
-def _group(config: Config, tokenizer: Tokenizer, seed: int, index: int) -> list[Batch]:
+def _group(config: Config, tokenizer: Tokenizer, seed: int, index: int, shards: int) -> list[Batch]:
     rng = np.random.default_rng((seed, index))
     max_events, kinds = _lesson(config.curriculum, index * config.batches_per_group)
     examples = []
@@ -47,19 +48,25 @@ def _group(config: Config, tokenizer: Tokenizer, seed: int, index: int) -> list[
         examples.append(encode(question.conversation, tokenizer))
     order = sorted(range(len(examples)), key=lambda i: (examples[i].num_tokens, examples[i].longest_chunk))
     batches = [
-        _batch([examples[i] for i in order[at : at + config.batch_size]], config)
+        _batch([examples[i] for i in order[at : at + config.batch_size]], config, shards)
         for at in range(0, len(order), config.batch_size)
     ]
     rng.shuffle(batches)  # type: ignore[arg-type]
     return batches
 
 
-def _batch(examples: list[Example], config: Config) -> Batch:
+def _batch(examples: list[Example], config: Config, shards: int) -> Batch:
     length = max(example.num_tokens for example in examples)
     samples = max(example.longest_chunk for example in examples)
     for bucket_length, bucket_samples in config.buckets:
         if length <= bucket_length and samples <= bucket_samples:
-            return collate(examples, length=bucket_length, num_chunks=config.batch_size, chunk_samples=bucket_samples)
+            return collate(
+                examples,
+                length=bucket_length,
+                num_chunks=config.batch_size,
+                chunk_samples=bucket_samples,
+                shards=shards,
+            )
     raise ValueError(f"buckets: none of {config.buckets} holds {length} tokens and {samples} samples")
 
 

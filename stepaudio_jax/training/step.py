@@ -1,91 +1,240 @@
-"""Train state and the supervised step: a pure function of (state, batch) that the loop jits."""
+"""Train state and the supervised step: a pure function of (state, batch) that the loop jits.
+
+The same step runs on one CPU and on a pod. Over a mesh, forward and backward are one `jax.shard_map`: every shard
+computes with its own rows, tokens and heads, and the only collectives are those that `parallel/rules.py` implies. The
+optimizer, elementwise, runs on the parts each device stores.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
 from stepaudio_jax.data import Batch
-from stepaudio_jax.models import StepAudio
-from stepaudio_jax.models.layers import unstack
-from stepaudio_jax.training.losses import next_token_cross_entropy
+from stepaudio_jax.kernels import stripe
+from stepaudio_jax.models import AudioInput, StepAudio
+from stepaudio_jax.models.layers import logical_axes, unstack
+from stepaudio_jax.parallel import ShardingRules
+from stepaudio_jax.parallel.collectives import sum_over, varying
+from stepaudio_jax.parallel.rules import inside
+from stepaudio_jax.training.losses import next_tokens, token_scores
 
 Metrics = dict[str, Array]
 
+MODULES = ("encoder", "adaptor", "decoder")
+
 
 class TrainState(NamedTuple):
-    """What a step changes: parameters (float32, a plain tree by module path), optimizer state, steps taken."""
+    """Parameters that are trained (float32) and those that are not (of the compute type), each a plain tree by module
+    path; optimizer state of the former; steps taken."""
 
     params: Any
+    frozen: Any
     opt_state: Any
     step: Int[Array, ""]
 
 
-def init_state(model: StepAudio, optimizer: optax.GradientTransformation) -> tuple[nnx.GraphDef, TrainState]:
-    """Splits a model into its static graph and a fresh train state.
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """How a step is computed.
+
+    Attributes:
+      remat: what the backward pass recomputes, a name in models.layers.REMAT_POLICIES.
+      scan_layers: False writes the layers out one after another: a CPU then takes a sixth less time for a small
+        model (benchmarks/README.md), for a longer compilation, and without `remat`.
+      compute_dtype: parameters are cast to it once per step.
+      vocab_chunks: how many chunks the vocabulary's logits are computed in.
+      microbatches: how many batches, stacked along a leading axis of every array, make one optimizer step.
+      length_rule: which frames count as audio, "hf" or "vllm".
 
     Raises:
-      ValueError: parameters that are not float32: a step of 1e-6 vanishes in bfloat16.
+      ValueError: remat without scanned layers.
     """
-    graphdef, params = nnx.split(model, nnx.Param)
-    params = nnx.to_pure_dict(params)
+
+    remat: str = "none"
+    scan_layers: bool = True
+    compute_dtype: Any = jnp.float32
+    vocab_chunks: int = 1
+    microbatches: int = 1
+    length_rule: str = "hf"
+
+    def __post_init__(self):
+        if not self.scan_layers and self.remat != "none":
+            raise ValueError(f'remat: "{self.remat}" recomputes scanned layers; set scan_layers or remat = "none"')
+
+
+def split_model(model: StepAudio, trainable: Sequence[str] = MODULES) -> tuple[nnx.GraphDef, Any, Any]:
+    """The static graph, the parameters of the modules to train, and those of the others.
+
+    Raises:
+      ValueError: a name that is no module.
+    """
+    if unknown := [name for name in trainable if name not in MODULES] or (not trainable and ["nothing"]):
+        raise ValueError(f"trainable: expected some of {', '.join(MODULES)}, found {unknown[0]}")
+    graphdef, variables = nnx.split(model, nnx.Param)
+    tree = nnx.to_pure_dict(variables)
+    params, frozen = ({k: v for k, v in tree.items() if (k in trainable) == wanted} for wanted in (True, False))
+    return graphdef, params, frozen
+
+
+def init_state(
+    model: StepAudio,
+    optimizer: optax.GradientTransformation,
+    *,
+    trainable: Sequence[str] = MODULES,
+    frozen_dtype: Any = jnp.float32,
+) -> tuple[nnx.GraphDef, TrainState]:
+    """Splits a model into its static graph and a fresh train state. Of arrays or of their shapes.
+
+    Raises:
+      ValueError: parameters to train that are not float32: a step of 1e-6 vanishes in bfloat16.
+    """
+    graphdef, params, frozen = split_model(model, trainable)
     if wrong := sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params) if leaf.dtype != jnp.float32}):
         raise ValueError(
             f"params: training needs float32 parameters, found {', '.join(wrong)}; load with dtype float32"
         )
-    return graphdef, TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    def rest(params, frozen):
+        frozen = jax.tree.map(lambda leaf: leaf.astype(frozen_dtype), frozen)
+        return frozen, optimizer.init(params), jnp.zeros((), jnp.int32)
+
+    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
+    others: Any = jax.eval_shape(rest, params, frozen) if abstract else rest(params, frozen)
+    return graphdef, TrainState(params, *others)
 
 
-def merge(graphdef: nnx.GraphDef, params: Any, *, dtype: Any = None) -> StepAudio:
-    """The model of a train state, its parameters cast to `dtype` for compute if given."""
+def state_specs(
+    rules: ShardingRules, model: StepAudio, optimizer: optax.GradientTransformation, state: TrainState
+) -> TrainState:
+    """Where each array of a train state lies: the optimizer's moments with their parameters, scalars everywhere."""
+    specs = rules.specs(logical_axes(nnx.state(model, nnx.Param)))
+    params, frozen = ({name: specs[name] for name in tree} for tree in (state.params, state.frozen))
+    moments = optax.tree.map_params(
+        optimizer,
+        lambda _, spec: spec,
+        state.opt_state,
+        params,
+        transform_non_params=lambda _: PartitionSpec(),
+    )
+    everywhere: Any = PartitionSpec()
+    return TrainState(params, frozen, moments, everywhere)
+
+
+def batch_specs(rules: ShardingRules, batch: Batch, microbatches: int = 1) -> Batch:
+    """Where each array of a batch lies."""
+
+    def spec(*axes) -> Any:
+        return PartitionSpec(*((None,) if microbatches > 1 else ()), *rules.spec(axes))
+
+    rows = spec("batch", "length")
+    audio = None if batch.audio is None else AudioInput(spec("chunks", None), spec("chunks"), rows)
+    return Batch(rows, rows, rows, rows, audio)
+
+
+def merge(graphdef: nnx.GraphDef, *params: Any, dtype: Any = None) -> StepAudio:
+    """The model of parts of its parameters, cast to `dtype` if given."""
+    together = {name: tree for part in params for name, tree in part.items()}
     if dtype is not None:
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    return nnx.merge(graphdef, params)
+        together = jax.tree.map(lambda leaf: leaf.astype(dtype), together)
+    return nnx.merge(graphdef, together)
 
 
 def make_train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
+    options: StepOptions = StepOptions(),
     *,
-    remat: str = "none",
-    scan_layers: bool = True,
-    compute_dtype: Any = jnp.float32,
-    length_rule: str = "hf",
+    rules: ShardingRules | None = None,
+    specs: TrainState | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The supervised step. Metrics: loss (nats per token), accuracy, tokens, grad_norm.
 
     Args:
-      remat: what the backward pass recomputes, a name in models.layers.REMAT_POLICIES.
-      scan_layers: False writes the layers out one after another: a CPU then takes a sixth less time for a small
-        model (benchmarks/README.md), for a longer compilation, and without `remat`.
-
-    Raises:
-      ValueError: remat without scanned layers.
+      rules, specs: the mesh, and where the state's arrays lie in it (`state_specs`); none on a single device.
     """
-    if not scan_layers and remat != "none":
-        raise ValueError(f'remat: "{remat}" recomputes scanned layers; set scan_layers or remat = "none"')
 
-    def loss_fn(params, batch: Batch):
-        model = merge(graphdef, params, dtype=compute_dtype)
-        if not scan_layers:
+    def objective(params, frozen, batch: Batch, targets, mask, count):
+        model = merge(graphdef, params, frozen)
+        if not options.scan_layers:
             model.decoder.layers = unstack(model.decoder.layers)
             model.encoder.layers = unstack(model.encoder.layers)
-        logits = model(
-            batch.tokens, batch.positions, batch.segment_ids, batch.audio, remat=remat, length_rule=length_rule
+        hidden = model.hidden(
+            batch.tokens,
+            batch.positions,
+            batch.segment_ids,
+            batch.audio,
+            remat=options.remat,
+            length_rule=options.length_rule,
         )
-        return next_token_cross_entropy(logits, batch.tokens, batch.loss_mask)
+        scores = token_scores(hidden, model.decoder.head, targets, chunks=options.vocab_chunks)
+        loss, hits = -jnp.where(mask, scores.log_probs, 0).sum(), (scores.top & mask).sum()
+        over_rows = [sum_over(sum_over(x, "length"), "batch") for x in (loss, hits)]
+        return over_rows[0] / count, over_rows[1] / count
+
+    def gradients(params, frozen, batch: Batch, targets, mask, count):
+        """Of this shard's parts of the parameters; everything is an array of this shard."""
+        with inside(rules):
+            shared, add_up = jax.vjp(varying, params)
+            frozen = varying(frozen)
+            compute = jax.tree.map(lambda leaf: leaf.astype(options.compute_dtype), shared)
+            evaluate = jax.value_and_grad(objective, has_aux=True)
+            if options.microbatches == 1:
+                values, grads = evaluate(compute, frozen, batch, targets, mask, count)
+                grads = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grads)
+            else:
+
+                def accumulate(carry, microbatch):
+                    values, grads = evaluate(compute, frozen, *microbatch, count)
+                    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), carry, (values, grads)), None
+
+                zeros = jnp.zeros(()), jnp.zeros(())
+                start = (zeros, jax.tree.map(jnp.zeros_like, shared))
+                (values, grads), _ = jax.lax.scan(accumulate, start, (batch, targets, mask))
+            return values, add_up(grads)[0]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch)
+        batch = jax.tree.map(jnp.asarray, batch)
+        targets, mask = next_tokens(batch.tokens, batch.loss_mask)
+        tokens = mask.sum()
+        compute = gradients
+        if rules is not None and specs is not None and rules.axes:
+            parts = batch_specs(rules, batch, options.microbatches)
+            if (shards := rules.size(rules.split("length"))) > 1:
+                batch, targets, mask = _striped(batch, targets, mask, shards)
+            compute = jax.shard_map(
+                gradients,
+                mesh=rules.mesh,
+                in_specs=(specs.params, specs.frozen, parts, parts.tokens, parts.tokens, PartitionSpec()),
+                out_specs=((PartitionSpec(), PartitionSpec()), specs.params),
+            )
+        (loss, accuracy), grads = compute(
+            state.params, state.frozen, batch, targets, mask, jnp.maximum(tokens, 1).astype(jnp.float32)
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        return TrainState(params, opt_state, state.step + 1), metrics
+        metrics = {"loss": loss, "accuracy": accuracy, "tokens": tokens, "grad_norm": optax.tree.norm(grads)}
+        return TrainState(params, state.frozen, opt_state, state.step + 1), metrics
 
     return step
+
+
+def _striped(batch: Batch, targets, mask, shards: int):
+    """A batch whose rows are dealt out for a ring: token t to shard t % shards."""
+    if shards == 1:
+        return batch, targets, mask
+
+    def deal(x):
+        return stripe(x, shards, axis=x.ndim - 1)
+
+    audio = None if batch.audio is None else batch.audio._replace(slots=deal(batch.audio.slots))
+    rows = {name: deal(getattr(batch, name)) for name in ("tokens", "positions", "segment_ids", "loss_mask")}
+    return batch._replace(audio=audio, **rows), deal(targets), deal(mask)

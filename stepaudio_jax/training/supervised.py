@@ -2,35 +2,188 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from etils import epath
 from flax import nnx
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stepaudio_jax import checkpoints, miniature
 from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.data import Batch
-from stepaudio_jax.models import StepAudio
+from stepaudio_jax.models import AudioInput, StepAudio
+from stepaudio_jax.models.flops import adaptor_flops, causal_pairs, decoder_flops, encoder_flops
+from stepaudio_jax.models.layers import logical_axes
+from stepaudio_jax.parallel import Program, ShardingRules, make_mesh
 from stepaudio_jax.text import Tokenizer
 from stepaudio_jax.training.configs import Config
 from stepaudio_jax.training.optimizer import make_optimizer
 from stepaudio_jax.training.sources import miniature_batches
-from stepaudio_jax.training.step import TrainState, init_state, make_train_step, merge
+from stepaudio_jax.training.step import (
+    StepOptions,
+    TrainState,
+    batch_specs,
+    init_state,
+    make_train_step,
+    merge,
+    state_specs,
+)
 
 Evaluate = Callable[[StepAudio, Tokenizer], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A supervised stage on a mesh: its train step and where everything lies."""
+
+    model: StepAudio
+    optimizer: optax.GradientTransformation
+    rules: ShardingRules
+    state: TrainState
+    """Shapes, as `specs`."""
+    specs: TrainState
+    program: Program
+
+    def new_state(self, config: Config) -> TrainState:
+        """A fresh state: of the checkpoint `config.init`, or random weights, each device making its own parts."""
+        shardings = self.rules.shardings(self.specs)
+        model = init_model(config, self.rules)
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+        def start(params):
+            loaded = nnx.merge(nnx.graphdef(model), params)
+            return init_state(loaded, self.optimizer, trainable=config.trainable, frozen_dtype=config.compute_dtype)[1]
+
+        return jax.jit(start, out_shardings=shardings)(params)
+
+    def place(self, batch: Batch) -> Batch:
+        """A batch that every process has, each device holding its part."""
+        shardings = self.program.in_shardings[1]
+        if self.rules.mesh.size == 1:
+            return batch
+        return jax.tree.map(
+            lambda x, sharding: jax.make_array_from_callback(x.shape, sharding, lambda at: x[at]), batch, shardings
+        )
+
+
+def prepare(config: Config, mesh: Mesh) -> Stage:
+    """The stage of a config on a mesh.
+
+    Raises:
+      ShardingError, ConfigError, ValueError: sizes that do not divide over the mesh, or a field that cannot be used.
+    """
+    sizes = StepAudioConfig.preset(config.model)
+    rules = ShardingRules(mesh, "train")
+    batch = abstract_batch(config)
+    lead = 1 if config.microbatches > 1 else 0
+    rows, length = batch.tokens.shape[lead:]
+    what = f"data.batch_size / microbatches = {config.data.batch_size} / {config.microbatches} rows" if lead else None
+    rules.check(
+        sizes,
+        {
+            "batch": (what or "data.batch_size", rows),
+            "length": ("data.buckets: a row of tokens", length),
+            "chunks": ("data.chunks_per_row x rows: audio chunks", rows * config.data.chunks_per_row),
+        },
+    )
+    optimizer = make_optimizer(config.optim, config.steps)
+    model = nnx.eval_shape(lambda: StepAudio(sizes, rngs=nnx.Rngs(0)))
+    graphdef, state = init_state(
+        model, optimizer, trainable=config.trainable, frozen_dtype=jnp.dtype(config.compute_dtype)
+    )
+    specs = state_specs(rules, model, optimizer, state)
+    options = StepOptions(
+        remat=config.remat,
+        scan_layers=config.scan_layers,
+        compute_dtype=jnp.dtype(config.compute_dtype),
+        vocab_chunks=config.vocab_chunks,
+        microbatches=config.microbatches,
+    )
+    step = make_train_step(graphdef, optimizer, options, rules=rules, specs=specs)
+    state_shardings = rules.shardings(specs)
+    program = Program(
+        fn=step,
+        abstract_args=(state, batch),
+        in_shardings=(state_shardings, rules.shardings(batch_specs(rules, batch, config.microbatches))),
+        out_shardings=(state_shardings, None),
+        donate=(0,),
+        groups={
+            "parameters": (0, "params"),
+            "frozen parameters": (0, "frozen"),
+            "optimizer state": (0, "opt_state"),
+            "batch": (1,),
+        },
+        tokens=config.data.batch_size * length,
+        flops=step_flops(config, sizes, length),
+        about=f"{config.data.batch_size} rows of {length:,} tokens"
+        + (f" in {config.microbatches} microbatches" if lead else ""),
+    )
+    return Stage(model, optimizer, rules, state, specs, program)
+
+
+def programs(config: Config, mesh: Mesh) -> dict[str, Program]:
+    """What the trainer runs, for its largest bucket (parallel.Program)."""
+    return {"train step": prepare(config, mesh).program}
+
+
+def abstract_batch(config: Config) -> Batch:
+    """The shapes of a batch in the largest bucket."""
+    data, microbatches = config.data, config.microbatches
+    if data.batch_size % microbatches:
+        raise ValueError(
+            f"microbatches: {microbatches} does not divide data.batch_size {data.batch_size}; "
+            f"the nearest that does is {_nearest_divisor(data.batch_size, microbatches)}"
+        )
+    lead = (microbatches,) if microbatches > 1 else ()
+    rows = data.batch_size // microbatches
+    length, samples = max(data.buckets)
+    chunks = rows * data.chunks_per_row
+
+    def array(dtype, *shape) -> Any:
+        return jax.ShapeDtypeStruct((*lead, *shape), dtype)
+
+    tokens = array(jnp.int32, rows, length)
+    audio = AudioInput(array(jnp.float32, chunks, samples), array(jnp.int32, chunks), tokens) if chunks else None
+    return Batch(tokens, tokens, tokens, array(jnp.bool_, rows, length), audio)
+
+
+def _nearest_divisor(total: int, wanted: int) -> int:
+    return min((d for d in range(1, total + 1) if total % d == 0), key=lambda d: abs(d - wanted))
+
+
+def step_flops(config: Config, sizes: StepAudioConfig, length: int) -> float:
+    """What a step's forward and backward passes need, rows counted as one segment: three forward passes of what is
+    trained, one of what is not; nothing flows back beyond the first module that is trained."""
+    rows, chunks = config.data.batch_size, config.data.batch_size * config.data.chunks_per_row
+    samples = max(config.data.buckets)[1]
+
+    def passes(*modules: str) -> int:
+        """Forward; back to its inputs, if something is trained at or before it; and to its weights."""
+        return 1 + any(name in config.trainable for name in modules) + (modules[-1] in config.trainable)
+
+    total = passes("encoder", "adaptor", "decoder") * decoder_flops(
+        sizes.decoder, rows * length, rows * causal_pairs(length)
+    )
+    if chunks:
+        total += passes("encoder") * encoder_flops(sizes.audio, chunks, samples)
+        total += passes("encoder", "adaptor") * adaptor_flops(sizes.audio, chunks, samples)
+    return total
 
 
 def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None = None) -> epath.Path:
     """Trains by a config such as configs/tiny.py and writes `workdir/checkpoint`.
 
     Beside it: config.json, the resolved configuration, metrics.jsonl, one line per logged step, and `latest`, the
-    checkpoint of every `config.eval_every` steps.
+    checkpoint of every `config.eval_every` steps. Over several processes, each runs this; the first writes the logs.
 
     Args:
       evaluate: called with the model every `config.eval_every` steps; its numbers go to the metrics.
@@ -38,55 +191,56 @@ def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None 
     Raises:
       FileExistsError: the folder already holds a finished run.
       FloatingPointError: the loss is not finite; nothing after the last checkpoint is kept.
+      MeshError, ShardingError: a mesh that does not fit the devices, or sizes that do not divide over it.
     """
     workdir = epath.Path(workdir)
     target = workdir / "checkpoint"
     if target.exists():
         raise FileExistsError(f"{target}: a finished run lies here; choose another --workdir or remove it")
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+    stage = prepare(config, make_mesh(config.mesh))
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
 
-    model = init_model(config)
     backend = miniature.build_tokenizer(config.tokenizer.vocab_size)
     tokenizer = Tokenizer(backend, "the miniature's tokenizer")
-    optimizer = make_optimizer(config.optim, config.steps)
-    graphdef, state = init_state(model, optimizer)
-    step = jax.jit(
-        make_train_step(
-            graphdef,
-            optimizer,
-            remat=config.remat,
-            scan_layers=config.scan_layers,
-            compute_dtype=jnp.dtype(config.compute_dtype),
-        ),
-        donate_argnums=0,
-    )
+    jitted = stage.program.jit()
+    graphdef = nnx.graphdef(stage.model)
 
     def save(path: epath.Path, state: TrainState) -> StepAudio:
-        model = merge(graphdef, state.params, dtype=jnp.dtype(config.save_dtype))
+        model = merge(graphdef, state.params, state.frozen, dtype=jnp.dtype(config.save_dtype))
         checkpoints.save(path, model, backend.to_str(), generation=config.generation.to_dict(), overwrite=True)
         return model
 
-    batches = miniature_batches(config.data, tokenizer, config.seed)
+    shards = stage.rules.size(stage.rules.split("batch"))
+    batches = miniature_batches(config.data, tokenizer, config.seed, shards=shards)
+
+    def step(state: TrainState, batch: Batch):
+        return jitted(state, stage.place(batch))
 
     def look(state: TrainState) -> dict[str, float]:
         """Keeps what there is so far, then scores it."""
         model = save(workdir / "latest", state)
         return evaluate(model, tokenizer) if evaluate else {}
 
-    state = _loop(config, workdir, step, state, batches, look)
+    state = _loop(config, workdir, step, stage.new_state(config), batches, look)
     save(target, state)
     return target
 
 
-def init_model(config: Config) -> StepAudio:
-    """The model of a config: of the checkpoint `config.init`, or random weights, made under one jit."""
+def init_model(config: Config, rules: ShardingRules) -> StepAudio:
+    """The model of a config, each parameter where the rules put it: of the checkpoint `config.init`, or random weights,
+    made under one jit."""
     if config.init:
-        return checkpoints.load(config.init, dtype=jnp.float32)[0]
+        return checkpoints.load(config.init, dtype=jnp.float32, placement=rules.sharding)[0]
     sizes = StepAudioConfig.preset(config.model)
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: StepAudio(sizes, rngs=nnx.Rngs(0))))
-    params = jax.jit(lambda: nnx.state(StepAudio(sizes, rngs=nnx.Rngs(config.seed)), nnx.Param))()
-    return nnx.merge(graphdef, params)
+    abstract = nnx.eval_shape(lambda: StepAudio(sizes, rngs=nnx.Rngs(0)))
+    shardings = rules.shardings(rules.specs(logical_axes(nnx.state(abstract, nnx.Param))))
+
+    def make():
+        return nnx.to_pure_dict(nnx.state(StepAudio(sizes, rngs=nnx.Rngs(config.seed)), nnx.Param))
+
+    return nnx.merge(nnx.graphdef(abstract), jax.jit(make, out_shardings=shardings)())
 
 
 def _loop(
@@ -107,11 +261,15 @@ def _loop(
     )
     console = Console(stderr=True)
 
+    first = jax.process_index() == 0
+
     def log(values: dict[str, float]):
+        if not first:
+            return
         with (workdir / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(values) + "\n")
 
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not (first and console.is_terminal)) as progress:
         task = progress.add_task("train", total=config.steps, loss=float("nan"), rate=0.0)
         start, seen = time.monotonic(), 0
         for number in range(1, config.steps + 1):
@@ -125,7 +283,7 @@ def _loop(
                     raise FloatingPointError(f"step {number}: the loss is {values['loss']}; lower optim.learning_rate")
                 values |= {"step": number, "seconds": round(seconds, 1), "tokens_per_second": seen / seconds}
                 progress.update(task, completed=number, loss=values["loss"], rate=seen / seconds)
-                if not console.is_terminal and number % (10 * config.log_every) == 0:
+                if first and not console.is_terminal and number % (10 * config.log_every) == 0:
                     console.print(
                         f"step {number}/{config.steps}  loss {values['loss']:.3f}  "
                         f"accuracy {values['accuracy']:.3f}  {seconds:.0f} s"

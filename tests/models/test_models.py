@@ -103,7 +103,7 @@ def test_remat_changes_no_gradient(remat):
 
 
 def test_an_unknown_remat_policy_is_named():
-    with pytest.raises(ConfigError, match='remat: expected one of none, full, dots, found "all"'):
+    with pytest.raises(ConfigError, match='remat: expected one of none, full, attention, gate, products, found "all"'):
         data = batch([[]])
         small.model().hidden(data.tokens, data.positions, data.segment_ids, remat="all")
 

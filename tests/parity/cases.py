@@ -13,6 +13,7 @@ from flax import nnx
 
 from stepaudio_jax.config import AudioEncoderConfig, DecoderConfig, RopeScaling, StepAudioConfig
 from stepaudio_jax.models import AudioInput, StepAudio, hf_names
+from stepaudio_jax.training import next_tokens, token_scores
 from tests.parity import torch_reference
 
 RULES = ("hf", "vllm")
@@ -176,6 +177,13 @@ def relative_errors(found: dict[str, np.ndarray], truth: dict[str, np.ndarray]) 
         assert size > 0, f"{name}: its gradient should not vanish"
         errors[name] = float(np.linalg.norm(found[name].astype(np.float64) - expected) / size)
     return errors
+
+
+def loss(model, hidden, tokens, mask):
+    """The training loss: mean negative log-likelihood of the masked tokens."""
+    targets, counted = next_tokens(tokens, mask)
+    log_probs = token_scores(hidden, model.decoder.head, targets, chunks=2).log_probs
+    return -jnp.where(counted, log_probs, 0).sum() / counted.sum()
 
 
 def our_gradients(model, loss) -> dict[str, np.ndarray]:

@@ -13,7 +13,6 @@ from stepaudio_jax.inference.programs import Programs
 from stepaudio_jax.inference.sampling import SamplingArrays
 from stepaudio_jax.inference.types import SamplingParams
 from stepaudio_jax.models.layers import unstack
-from stepaudio_jax.training import next_token_cross_entropy
 from tests.parity import cases, torch_reference
 from tests.parity.cases import CONFIGS, PATCH, RULES, VOCAB
 
@@ -103,7 +102,7 @@ def test_gradients(name, figure):
     rule, rows = "hf", prompts("hf")
     data = cases.batch(rows, rule, length=LENGTH, width=WIDTH)
     mask = (data.segment_ids > 0) & (data.tokens != PATCH) & (data.positions > 0)
-    found = cases.our_gradients(cases.ours(name), lambda m: next_token_cross_entropy(m(*data), data.tokens, mask)[0])
+    found = cases.our_gradients(cases.ours(name), lambda m: cases.loss(m, m.hidden(*data), data.tokens, mask))
     reference, _ = cases.reference(name)
     reference.zero_grad()
     total = 0

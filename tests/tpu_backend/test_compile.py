@@ -68,7 +68,7 @@ def test_the_tiny_train_step(chip):
     optimizer = training.make_optimizer(get_config().optim, 1000)
     graphdef, params = nnx.split(model, nnx.Param)
     params = nnx.to_pure_dict(params)
-    state = training.TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+    state = training.TrainState(params, {}, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
     step = training.make_train_step(graphdef, optimizer)
     compiled = jax.jit(step, donate_argnums=0).lower(on(chip, state), on(chip, batch(32, 112, 54_000))).compile()
     assert 0 < compiled.memory_analysis().temp_size_in_bytes < 8e9
@@ -95,8 +95,8 @@ def test_a_train_step_with_rematerialisation(chip):
     optimizer = optax.sgd(1e-3)
     graphdef, params = nnx.split(abstract(config, jnp.float32), nnx.Param)
     params = nnx.to_pure_dict(params)
-    state = training.TrainState(params, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
-    step = training.make_train_step(graphdef, optimizer, remat="full", compute_dtype=jnp.bfloat16)
+    state = training.TrainState(params, {}, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
+    step = training.make_train_step(graphdef, optimizer, training.StepOptions(remat="full", compute_dtype=jnp.bfloat16))
     text = jax.jit(step, donate_argnums=0).lower(on(chip, state), on(chip, batch(1, 4096, 54_000))).compile().as_text()
     assert "flash_attention_forward" in text and "flash_attention_backward" in text
 

@@ -12,6 +12,7 @@ from flax import nnx
 from configs import tiny, tiny_finish
 from stepaudio_jax import checkpoints, miniature, training
 from stepaudio_jax.data import collate, encode
+from stepaudio_jax.training import supervised
 from stepaudio_jax.training.sources import miniature_batches
 from tests import small
 
@@ -21,25 +22,92 @@ def test_the_loss_is_the_mean_over_masked_tokens():
     logits = rng.standard_normal((2, 6, 11)).astype(np.float32)
     tokens = rng.integers(0, 11, (2, 6))
     mask = rng.random((2, 6)) < 0.5
-    loss, metrics = training.next_token_cross_entropy(jnp.asarray(logits), jnp.asarray(tokens), jnp.asarray(mask))
+    targets, counted = training.next_tokens(tokens, mask)
+    # Hidden states that are the logits, of a head that is the identity.
+    head = nnx.Param(jnp.eye(11), logical_axes=("vocab", "embed"))
+    scores = training.token_scores(jnp.asarray(logits), head, targets)
+    loss = -jnp.where(counted, scores.log_probs, 0).sum() / counted.sum()
     wide = logits[:, :-1].astype(np.float64)
     log_probs = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
     picked = np.take_along_axis(log_probs, tokens[:, 1:, None], -1)[..., 0]
     assert float(loss) == pytest.approx(-picked[mask[:, 1:]].mean(), rel=1e-6)
-    assert int(metrics["tokens"]) == mask[:, 1:].sum()
+    assert int(counted.sum()) == mask[:, 1:].sum()
+    np.testing.assert_array_equal(scores.top, logits.argmax(-1) == targets)
     per_token = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:])
     assert float(loss) == pytest.approx(float(per_token[mask[:, 1:]].mean()), rel=1e-6)
 
 
+@pytest.mark.parametrize("chunks", [1, 2, 5, 10])
+def test_the_vocabulary_in_chunks(chunks):
+    """Log-probabilities and gradients as of the whole logits, also where one chunk holds all the probability."""
+    rng = np.random.default_rng(chunks)
+    hidden, table = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 6, 8), (40, 8)))
+    table = table.at[7].mul(30)
+    targets, weights = rng.integers(0, 40, (2, 6)), rng.standard_normal((2, 6))
+
+    def chunked(hidden, table):
+        head = nnx.Param(table, logical_axes=("vocab", "embed"))
+        return (training.token_scores(hidden, head, targets, chunks=chunks).log_probs * weights).sum()
+
+    def whole(hidden, table):
+        return -(optax.softmax_cross_entropy_with_integer_labels(hidden @ table.T, targets) * weights).sum()
+
+    found, expected = (jax.jit(jax.value_and_grad(f, (0, 1)))(hidden, table) for f in (chunked, whole))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), found, expected)
+    with pytest.raises(ValueError, match="vocab_chunks: 3 does not divide the 40"):
+        training.token_scores(hidden, nnx.Param(table, logical_axes=("vocab", "embed")), targets, chunks=3)
+
+
 def test_a_batch_without_loss_tokens_is_no_division_by_zero():
-    loss, _ = training.next_token_cross_entropy(jnp.zeros((1, 3, 5)), jnp.zeros((1, 3), int), jnp.zeros((1, 3), bool))
-    assert float(loss) == 0.0
+    model = small.model()
+    graphdef, state = training.init_state(model, optax.sgd(1.0))
+    silent = batch(range(2))._replace(loss_mask=np.zeros((2, 320), bool))
+    after, metrics = jax.jit(training.make_train_step(graphdef, optax.sgd(1.0)))(state, silent)
+    assert float(metrics["loss"]) == 0.0
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
 
 
-def batch(number=4):
-    questions = [miniature.make_question(np.random.default_rng(i), max_events=2) for i in range(number)]
+@pytest.mark.parametrize("trainable", [("adaptor", "decoder"), ("adaptor",)])
+def test_frozen_modules_have_no_optimizer_state_and_do_not_move(trainable):
+    model, data = small.model(scale=1.0), batch(range(2))
+    whole = training.init_state(model, optim())[1]
+    graphdef, state = training.init_state(model, optim(), trainable=trainable)
+    assert set(state.params) == set(trainable) and set(state.frozen) == {"encoder", "adaptor", "decoder"} - set(
+        trainable
+    )
+    moments = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.size > 1)
+    assert moments == 2 * sum(x.size for x in jax.tree.leaves(state.params))
+    step = jax.jit(training.make_train_step(graphdef, optax.sgd(1.0)))
+    state, every = (s._replace(opt_state=optax.sgd(1.0).init(s.params)) for s in (state, whole))
+    after, full = step(state, data)[0], jax.jit(training.make_train_step(graphdef, optax.sgd(1.0)))(every, data)[0]
+    jax.tree.map(np.testing.assert_array_equal, after.frozen, state.frozen)
+    for name in trainable:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params[name], full.params[name])
+    with pytest.raises(ValueError, match="trainable: expected some of encoder, adaptor, decoder, found ears"):
+        training.init_state(model, optim(), trainable=("ears",))
+
+
+def test_microbatches_take_the_step_of_the_whole():
+    """Of unequal numbers of tokens: the mean is over all of them, not of the means."""
+    model = small.model(scale=1.0)
+    whole, *parts = (batch(examples) for examples in (range(4), range(2), range(2, 4)))
+    for mask in (whole.loss_mask[2:], parts[1].loss_mask):
+        mask[:, 40:] = False
+    stacked = jax.tree.map(lambda *x: np.stack(x), *parts)
+    graphdef, state = training.init_state(model, optax.sgd(1.0))
+    one, two = (
+        jax.jit(training.make_train_step(graphdef, optax.sgd(1.0), training.StepOptions(microbatches=n)))(state, b)
+        for n, b in ((1, whole), (2, stacked))
+    )
+    for name in ("loss", "accuracy", "tokens", "grad_norm"):
+        assert float(one[1][name]) == pytest.approx(float(two[1][name]), rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one[0].params, two[0].params)
+
+
+def batch(seeds=range(4)):
+    questions = [miniature.make_question(np.random.default_rng(seed), max_events=2) for seed in seeds]
     examples = [encode(question.conversation, small.tokenizer()) for question in questions]
-    return collate(examples, length=320, num_chunks=number, chunk_samples=64_000)
+    return collate(examples, length=320, num_chunks=len(examples), chunk_samples=64_000)
 
 
 def optim(**changes):
@@ -79,15 +147,17 @@ def test_padding_and_neighbours_do_not_move_the_gradient():
 
 
 def test_layers_written_out_take_the_same_step():
-    model, data = small.model(scale=1.0), batch(2)
+    model, data = small.model(scale=1.0), batch(range(2))
     graphdef, state = training.init_state(model, optax.sgd(1.0))
     scanned, written_out = (
-        jax.jit(training.make_train_step(graphdef, optax.sgd(1.0), scan_layers=scan))(state, data)[0].params
+        jax.jit(training.make_train_step(graphdef, optax.sgd(1.0), training.StepOptions(scan_layers=scan)))(
+            state, data
+        )[0].params
         for scan in (True, False)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), scanned, written_out)
     with pytest.raises(ValueError, match='remat: "full" recomputes scanned layers'):
-        training.make_train_step(graphdef, optax.sgd(1.0), remat="full", scan_layers=False)
+        training.StepOptions(remat="full", scan_layers=False)
 
 
 def test_decay_is_for_matrices_only():
@@ -151,12 +221,37 @@ def test_every_example_fits_the_buckets():
 def small_run_config():
     config = tiny.get_config()
     config.steps, config.log_every, config.eval_every = 4, 1, 2
+    config.scan_layers = True  # compiles sooner
     config.optim.warmup_steps = 1
     config.data.batch_size, config.data.batches_per_group = 2, 2
     config.data.buckets = ((160, 64_000),)
     return config
 
 
+@pytest.fixture
+def one_device(monkeypatch):
+    make_mesh = supervised.make_mesh
+    monkeypatch.setattr(supervised, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
+
+
+def test_a_run_over_a_mesh_is_the_run_on_one_device(tmp_path, request):
+    """Its checkpoint, to the rounding of bfloat16; metrics and messages are tested on one device."""
+    config = small_run_config()
+    config.steps, config.eval_every, config.data.batch_size, config.save_dtype = 2, 9, 8, "float32"
+    config.mesh.tensor = 2
+    many = training.train(config, tmp_path / "many")
+    config.mesh.tensor = 1
+    request.getfixturevalue("one_device")
+    one = training.train(config, tmp_path / "one")
+    losses = [
+        [json.loads(x)["loss"] for x in (p.parent / "metrics.jsonl").read_text().splitlines()] for p in (one, many)
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    a, b = (nnx.to_pure_dict(nnx.state(checkpoints.load(p)[0], nnx.Param)) for p in (one, many))
+    assert optax.tree.norm(jax.tree.map(jnp.subtract, a, b)) <= 1e-5 * optax.tree.norm(a)
+
+
+@pytest.mark.usefixtures("one_device")
 def test_a_run_leaves_a_checkpoint_its_config_and_its_metrics(tmp_path):
     config = small_run_config()
     seen = []
@@ -175,12 +270,14 @@ def test_a_run_leaves_a_checkpoint_its_config_and_its_metrics(tmp_path):
         training.train(config, tmp_path / "run")
 
 
+@pytest.mark.usefixtures("one_device")
 def test_a_run_repeats_exactly(tmp_path):
     one, two = (training.train(small_run_config(), tmp_path / name) for name in ("one", "two"))
     states = [nnx.to_pure_dict(nnx.state(checkpoints.load(path)[0], nnx.Param)) for path in (one, two)]
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+@pytest.mark.usefixtures("one_device")
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = small_run_config()
     config.optim.update({"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": 1e30})
@@ -189,6 +286,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
+@pytest.mark.usefixtures("one_device")
 def test_a_run_goes_on_from_a_checkpoint(tmp_path):
     first = training.train(small_run_config(), tmp_path / "one")
     config = tiny_finish.get_config()
