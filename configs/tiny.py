@@ -12,6 +12,8 @@ from stepaudio_jax.miniature import KINDS
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
+    config.stage = "supervised"
+    config.topology = "cpu"
     config.model = "tiny"
     config.init = ""  # a checkpoint to start from; none: random weights
     config.seed = 0

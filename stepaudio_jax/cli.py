@@ -4,6 +4,7 @@ stepaudio demo                        three fresh scenes, heard and answered by 
 stepaudio ask FILE… QUESTION          ask about your own sound
 stepaudio train --config=… --workdir=…
 stepaudio eval                        examine a checkpoint on held-out scenes
+stepaudio plan --config=… --topology=v5p:4x4x4
 stepaudio convert from-hf SRC DST     bring released weights in; to-hf, verify, inspect, synth
 """
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (define, help_text) in _COMMANDS.items():
         define(commands.add_parser(name, help=help_text, description=help_text))
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command != "train":
+    if rest and args.command not in ("train", "plan"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.rest = rest
     try:
@@ -154,6 +155,22 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
+def _plan_parser(parser: argparse.ArgumentParser):
+    from stepaudio_jax.plan.command import define
+
+    define(parser)
+    parser.set_defaults(run=_plan)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    import os
+
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs: a TPU here stays free for who uses it
+    from stepaudio_jax.plan.command import run
+
+    return run(args.config, args.rest, args)
+
+
 def _convert_parser(parser: argparse.ArgumentParser):
     from checkpoints_convert.command import define
 
@@ -165,6 +182,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "demo": (_demo_parser, "render three scenes and let the tiny model answer about them"),
     "train": (_train_parser, "train by a config file"),
     "eval": (_eval_parser, "examine a checkpoint on held-out scenes"),
+    "plan": (_plan_parser, "does a config fit a pod, what would it cost, what limits it; without a TPU"),
     "convert": (_convert_parser, "Hugging Face safetensors to a checkpoint and back; verify, inspect, synth"),
 }
 

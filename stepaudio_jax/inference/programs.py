@@ -61,11 +61,12 @@ class Programs:
         self.state = nnx.to_pure_dict(variables)
         self.vocab_size, self.steps, self.length_rule = vocab_size, steps, length_rule
         self.rules = rules if rules is not None and rules.axes else None
-        self.specs = self.rules.specs(logical_axes(variables)) if self.rules else None
-        self._encode = jax.jit(self._encode_fn)
-        self._prefill = jax.jit(self._prefill_fn, static_argnames="cache_length")
-        self._decode = jax.jit(self._decode_fn, donate_argnames="cache")
-        self._grow = jax.jit(self._grow_fn, static_argnames="cache_length")
+        self.axes = logical_axes(variables)
+        self.specs = self.rules.specs(self.axes) if self.rules else None
+        self._encode = jax.jit(self.encode_fn)
+        self._prefill = jax.jit(self.prefill_fn, static_argnames="cache_length")
+        self._decode = jax.jit(self.decode_fn, donate_argnames="cache")
+        self._grow = jax.jit(self.grow_fn, static_argnames="cache_length")
 
     @property
     def compilations(self) -> int:
@@ -146,7 +147,7 @@ class Programs:
             check_vma=False,  # nothing is differentiated, which is what that is for
         )
 
-    def _encode_fn(self, state, samples, lengths):
+    def encode_fn(self, state, samples, lengths):
         count, shards = len(samples), self.shards("chunks")
         extra = -count % shards
         samples, lengths = (jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)) for x in (samples, lengths))
@@ -157,7 +158,7 @@ class Programs:
         chunks = ("chunks", None), ("chunks",)
         return self._over_mesh(encode, chunks, ("chunks", None, None))(state, samples, lengths)[:count]
 
-    def _prefill_fn(self, state, tokens, slots, features, cache_length: int):
+    def prefill_fn(self, state, tokens, slots, features, cache_length: int):
         shards = self.shards("length")
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         tokens, slots, positions = (stripe(jnp.asarray(x), shards) for x in (tokens, slots, positions))
@@ -192,7 +193,7 @@ class Programs:
 
         return jax.lax.platform_dependent(embeds, cpu=few_at_a_time, default=together)
 
-    def _grow_fn(self, cache, cache_length: int):
+    def grow_fn(self, cache, cache_length: int):
         def grow(_, cache):
             return self._lengthen(cache, cache_length // self.shards("length"))
 
@@ -205,7 +206,7 @@ class Programs:
             lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, cache_length - a.shape[-2]), (0, 0)]), cache
         )
 
-    def _decode_fn(self, state, cache, tokens, positions, live, forced, stop_ids, seen, params, wanted):
+    def decode_fn(self, state, cache, tokens, positions, live, forced, stop_ids, seen, params, wanted):
         row: Any = ("batch",)
         table: Any = ("batch", None)
         cache_axes = (CACHE_AXES, CACHE_AXES)

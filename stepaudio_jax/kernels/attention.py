@@ -80,6 +80,7 @@ def flash_attention(
         scale=scale,
         implementation=implementation,
         plain=plain,
+        causal=causal and q_offset is None and kv_offset is None,
         block_sizes=block_sizes,
         interpret=interpret,
     )
@@ -108,9 +109,14 @@ def flash_attention(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a call is computed: everything about it that is no array."""
+    """How a call is computed: everything about it that is no array.
+
+    Attributes:
+      causal: whether a row that is one segment visits half of its tiles only, for the compiler's estimate of the cost.
+    """
 
     scale: float
+    causal: bool
     implementation: Implementation
     block_sizes: BlockSizes | None
     interpret: Any
@@ -121,6 +127,7 @@ def forward(q, k, v, visible: Visible, settings: Settings, out_dtype=None) -> tu
     if settings.implementation == "xla":
         return blockwise.forward(q, k, v, visible, scale=settings.scale, out_dtype=out_dtype)
     options = {"sizes": settings.block_sizes, "interpret": settings.interpret, "out_dtype": out_dtype}
+    options["causal"] = settings.causal
     return flash_tpu.forward(q, k, v, visible, scale=settings.scale, **options)
 
 
@@ -130,6 +137,7 @@ def backward(q, k, v, do, lse, delta, visible: Visible, settings: Settings, grad
     if settings.implementation == "xla":
         return blockwise.backward(*arrays, scale=settings.scale, grad_dtype=grad_dtype)
     options = {"sizes": settings.block_sizes, "interpret": settings.interpret, "grad_dtype": grad_dtype}
+    options["causal"] = settings.causal
     return flash_tpu_backward.backward(*arrays, scale=settings.scale, **options)
 
 
@@ -171,6 +179,7 @@ def settle(
     scale: float | None,
     implementation: Implementation | None,
     plain: bool,
+    causal: bool,
     block_sizes: BlockSizes | None = None,
     interpret: Any = False,
 ) -> Settings:
@@ -179,7 +188,7 @@ def settle(
     chosen = _choose(implementation, q, k, plain=plain)
     if chosen == "pallas_tpu" and block_sizes is None:
         block_sizes = for_chip(q.shape[3], packed=q_segment_ids is not None)
-    return Settings(float(q.shape[3] ** -0.5 if scale is None else scale), chosen, block_sizes, interpret)
+    return Settings(float(q.shape[3] ** -0.5 if scale is None else scale), causal, chosen, block_sizes, interpret)
 
 
 def _choose(asked: Implementation | None, q, k, *, plain: bool) -> Implementation:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float
 
 from stepaudio_jax.kernels.block_sizes import BlockSizes
 from stepaudio_jax.kernels.tiling import fold, fold_visible, heads_first, unfold
-from stepaudio_jax.kernels.visibility import LOWEST, MASKED, Visible, block_bounds
+from stepaudio_jax.kernels.visibility import LOWEST, MASKED, Visible, block_bounds, tile_area
 
 LOG2_E = math.log2(math.e)
 
@@ -47,6 +48,13 @@ def sees(first_key, keys: int, start: Array, stop: Array) -> Array:
 def result(shape: tuple[int, ...], dtype, like: Array) -> jax.ShapeDtypeStruct:
     """What a kernel returns; under `jax.shard_map` it varies over the mesh as `like` does."""
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(like).manual_axis_type)
+
+
+def cost(products: int, pairs: int, dim: int, arrays: Iterable[Array]) -> pl.CostEstimate:
+    """For the compiler to schedule by and the planner to count: so many products over head_dim for each pair of a query
+    and a key, and every array read or written once."""
+    moved = sum(x.size * x.dtype.itemsize for x in arrays)
+    return pl.CostEstimate(flops=2 * products * pairs * dim, bytes_accessed=moved, transcendentals=pairs)
 
 
 def _kernel(bounds, start, stop, q, k, v, out, lse, acc, top, total, *slots, scale, block_kv, per_load, tiles):
@@ -126,12 +134,14 @@ def forward(
     *,
     scale: float,
     sizes: BlockSizes,
+    causal: bool = False,
     interpret=False,
     out_dtype=None,
 ) -> tuple[Float[Array, "B Q H D"], Float[Array, "B Q H"]]:
     """The attention's output and the float32 log-sum-exp of each query's scaled scores, −inf where nothing is seen.
 
     Args:
+      causal: for the estimate of the cost only, as `Settings` says.
       out_dtype: the output's type, by default that of q.
     """
     batch, q_len, heads, dim = q.shape
@@ -166,6 +176,7 @@ def forward(
     seen = pl.BlockSpec((None, None, 1, rows), lambda b, n, i, j, bounds: (b, i, 0, 0))
     queries = pl.BlockSpec((None, None, None, rows, dim), query_map)
     keys = pl.BlockSpec((None, None, per_load * block_kv, dim), load_map)
+    area = tile_area(q_len, kv_len, block_q, block_kv, causal=causal)
     out, lse = pl.pallas_call(
         functools.partial(_kernel, scale=scale, block_kv=block_kv, per_load=per_load, tiles=tiles),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -183,6 +194,7 @@ def forward(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=sizes.vmem_limit
         ),
+        cost_estimate=cost(2, batch * heads * area, dim, (q, q, k, v)),
         interpret=interpret,
         name="flash_attention_forward",
     )(scalars, *(x[:, :, None] for x in fold_visible(visible, group, block_q)), q, k, v)

@@ -22,9 +22,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int
 
 from stepaudio_jax.kernels.block_sizes import BlockSizes
-from stepaudio_jax.kernels.flash_tpu import LOG2_E, NT, TN, dot, result, sees
+from stepaudio_jax.kernels.flash_tpu import LOG2_E, NT, TN, cost, dot, result, sees
 from stepaudio_jax.kernels.tiling import fold, fold_visible, heads_first, unfold
-from stepaudio_jax.kernels.visibility import MASKED, Visible, block_bounds, pad_queries
+from stepaudio_jax.kernels.visibility import MASKED, Visible, block_bounds, pad_queries, tile_area
 
 TT = (((0,), (1,)), ((), ()))  # aᵀ · bᵀ
 
@@ -79,9 +79,9 @@ def _kernel(visits, ranges, full, start, stop, q, do, lse, delta, k, v, dk_in, d
         jax.lax.fori_loop(0, tiles, write, None)
 
 
-def _span(per_query, per_key, visible: Visible, *, scale, block_q, block_kv, vmem_limit, interpret,
+def _span(per_query, per_key, visible: Visible, *, scale, block_q, block_kv, pairs, vmem_limit, interpret,
           grad_dtype):  # fmt: skip
-    """dq of one span of queries, and dk and dv with its share added.
+    """dq of one span of queries, and dk and dv with its share added. `pairs`: of queries and keys in its tiles.
 
     per_query: q, do [B, N, I, R, D], lse, delta [B, N, I, R]; per_key: k, v, dk, dv [B, N, K, D];
     visible [B, I · block_q].
@@ -123,6 +123,7 @@ def _span(per_query, per_key, visible: Visible, *, scale, block_q, block_kv, vme
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=vmem_limit
         ),
+        cost_estimate=cost(5, pairs, dim, (q, q, q, k, v, dk, dv)),
         interpret=interpret,
         name="flash_attention_backward",
     )(
@@ -152,6 +153,7 @@ def backward(
     *,
     scale: float,
     sizes: BlockSizes,
+    causal: bool = False,
     interpret=False,
     grad_dtype=None,
 ) -> tuple[Float[Array, "B Q H D"], Float[Array, "B K N D"], Float[Array, "B K N D"]]:
@@ -160,9 +162,10 @@ def backward(
     Args:
       lse: the forward pass's log-sum-exp.
       delta: sum of do · out over head_dim, less the gradient of lse.
+      causal: for the estimate of the cost only, as `Settings` says.
       grad_dtype: their type, by default that of q.
     """
-    _, q_len, heads, dim = q.shape
+    batch, q_len, heads, dim = q.shape
     kv_len, kv_heads = k.shape[1:3]
     group = heads // kv_heads
     grad_dtype = grad_dtype or q.dtype
@@ -181,11 +184,12 @@ def backward(
         part = [jax.lax.dynamic_slice_in_dim(x, i * tiles, tiles, 2) for x in per_query]
         seen = Visible(*(jax.lax.dynamic_slice_in_dim(x, i * tiles * block_q, tiles * block_q, 1) for x in visible))
         options = {"scale": scale, "block_q": block_q, "block_kv": block_kv, "vmem_limit": sizes.vmem_limit}
-        options |= {"interpret": interpret, "grad_dtype": grad_dtype}
+        options |= {"pairs": pairs, "interpret": interpret, "grad_dtype": grad_dtype}
         dq_part, dk, dv = _span(part, (k, v, dk, dv), seen, **options)
         return jax.lax.dynamic_update_slice_in_dim(dq, dq_part, i * tiles, 2), dk, dv
 
     spans = grads[0].shape[2] // tiles
+    pairs = batch * heads * tile_area(q_len, kv_len, block_q, block_kv, causal=causal) // spans  # of each, on average
     dq, dk, dv = add_span(0, grads) if spans == 1 else jax.lax.fori_loop(0, spans, add_span, grads)
     dk, dv = (x[:, :, :kv_len].swapaxes(1, 2).astype(grad_dtype) for x in (dk * scale, dv))
     return unfold(dq, q_len, block_q), dk, dv

@@ -69,9 +69,8 @@ def ring_attention(
     Raises:
       ValueError: as `flash_attention` does.
     """
-    settings = settle(
-        q, k, v, segment_ids, segment_ids, scale=scale, implementation=implementation, plain=False, **kernel_options
-    )
+    options = {"scale": scale, "implementation": implementation, "plain": False, "causal": causal} | kernel_options
+    settings = settle(q, k, v, segment_ids, segment_ids, **options)
     return _ring(q, k, v, segment_ids, axis_name, causal, settings)
 
 

@@ -79,16 +79,17 @@ def _run_of_each(ids: Int[Array, "B Q"], _) -> Visible:
 
 
 def _run_of_same_id(q_ids: Int[Array, "B Q"], kv_ids: Int[Array, "B K"]) -> Visible:
-    """Where the keys with each query's id start and stop. A stable sort keeps a run together and in order."""
+    """Where the keys with each query's id start and stop: all are compared, in one fused pass over integers."""
+    same = (q_ids[:, :, None] == kv_ids[:, None]) & (q_ids != 0)[:, :, None]
+    index = jnp.arange(kv_ids.shape[1], dtype=jnp.int32)
+    stop = jnp.where(same, index + 1, 0).max(-1)
+    return Visible(jnp.where(same, index, stop[..., None]).min(-1), stop)
 
-    def row(q_ids, kv_ids):
-        order = jnp.argsort(kv_ids, stable=True)
-        left, right = (jnp.searchsorted(kv_ids[order], q_ids, side=side) for side in ("left", "right"))
-        start = order[jnp.minimum(left, kv_ids.shape[0] - 1)]
-        count = jnp.where(q_ids == 0, 0, right - left)
-        return start.astype(jnp.int32), (start + count).astype(jnp.int32)
 
-    return Visible(*jax.vmap(row)(q_ids, kv_ids))
+def tile_area(q_len: int, kv_len: int, block_q: int, block_kv: int, *, causal: bool) -> int:
+    """Queries times keys of the tiles that one head visits, its rows being one segment from their first token on."""
+    stops = [min((i + 1) * block_q, kv_len) if causal else kv_len for i in range(-(-q_len // block_q))]
+    return sum(block_q * -(-stop // block_kv) * block_kv for stop in stops)
 
 
 def pad_queries(x: Array, block: int, *, edge: bool = True) -> Array:

@@ -102,26 +102,28 @@ def in_phases(mesh: Mesh) -> Mesh:
     """The same devices in the same places, fsdp cut in two, "fsdp" and "fsdp_minor", where it spans a TPU's torus.
 
     Over a whole torus the TPU compiler knows no all-gather or reduce-scatter and makes each an all-reduce of the whole,
-    which moves twice the bytes. Along part of its dimensions it knows both, so weights are gathered in two phases.
+    which moves twice the bytes. Along part of its dimensions it knows both, so weights are gathered in two phases, the
+    smaller part first, and gradients summed along the larger part first, where both are the real thing.
     """
-    minor = torus_side(mesh)
-    size = mesh.shape["fsdp"]
-    if "fsdp_minor" in mesh.shape or minor < 2 or size % minor or size == minor:
+    major, minor = _phases(mesh.shape["fsdp"], torus_side(list(mesh.devices.flat)))
+    if "fsdp_minor" in mesh.shape or minor == 1:
         return mesh
     data, _, *rest = mesh.devices.shape
     names = ("data", "fsdp", "fsdp_minor", *AXES[2:])
-    devices = mesh.devices.reshape(data, size // minor, minor, *rest)
-    return Mesh(devices, names, axis_types=(AxisType.Auto,) * len(names))
+    return Mesh(mesh.devices.reshape(data, major, minor, *rest), names, axis_types=(AxisType.Auto,) * len(names))
 
 
-def torus_side(mesh: Mesh) -> int:
+def _phases(size: int, side: int) -> tuple[int, int]:
+    """fsdp as a larger and a smaller part, each along some sides of the torus."""
+    if side < 2 or size <= side or size % side:
+        return size, 1
+    return max(side, size // side), min(side, size // side)
+
+
+def torus_side(devices: Sequence[Any]) -> int:
     """The longest side of a slice's torus; 1 where devices have no coordinates."""
-    first = mesh.devices.flat[0]
-    coords = [
-        d.coords
-        for d in mesh.devices.flat
-        if d.platform == "tpu" and getattr(d, "slice_index", 0) == getattr(first, "slice_index", 0)
-    ]
+    first = getattr(devices[0], "slice_index", 0)
+    coords = [d.coords for d in devices if d.platform == "tpu" and getattr(d, "slice_index", 0) == first]
     return max((max(x) - min(x) + 1 for x in zip(*coords, strict=True)), default=1)
 
 
@@ -129,4 +131,24 @@ def _arrange(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
     """One slice's devices in the shape of its axes, along the physical torus where they are TPUs."""
     if devices[0].platform != "tpu":
         return np.array(devices).reshape(shape)
-    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    data, fsdp, *rest = shape
+    logical = (data, *_phases(fsdp, torus_side(devices)), *rest)
+    cores = len({d.core_on_chip for d in devices})
+    if cores == 1:
+        return mesh_utils.create_device_mesh(logical, devices, allow_split_physical_axes=True).reshape(shape)
+    # Chips that are two devices each: JAX arranges the chips, and a chip's devices stay neighbours on the last axis.
+    chips = [d for d in devices if d.core_on_chip == 0]
+    sizes = list(logical)
+    last = max(i for i, size in enumerate(sizes) if size % cores == 0)
+    sizes[last] //= cores
+    numbers = {d.id: i for i, d in enumerate(chips)}
+    arranged = _by_coordinates(chips, tuple(sizes))
+    pairs = {i: [d for d in devices if d.coords == chip.coords] for i, chip in enumerate(chips)}
+    both = np.array([[pairs[numbers[d.id]][core] for d in arranged.flat] for core in range(cores)])
+    both = np.moveaxis(both.reshape(cores, *sizes), 0, last + 1)
+    return both.reshape(shape)
+
+
+def _by_coordinates(chips: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Chips in order of their coordinates: neighbours along the last axes are neighbours on the torus."""
+    return np.array(sorted(chips, key=lambda d: tuple(d.coords)), dtype=object).reshape(shape)

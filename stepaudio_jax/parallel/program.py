@@ -23,6 +23,7 @@ class Program:
         `(position, field)`.
       tokens: what one call advances by, over all devices.
       flops: arithmetic the model itself needs for that, over all devices (models/flops.py).
+      repeated_flops: of it, what is computed twice by design, such as logits that are too many to keep.
       about: the shape of one call, for people.
     """
 
@@ -34,11 +35,13 @@ class Program:
     groups: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     tokens: int = 0
     flops: float = 0.0
+    repeated_flops: float = 0.0
     about: str = ""
 
     def jit(self) -> Any:
         """The function under jax.jit with its shardings."""
         options = {} if self.out_shardings is None else {"out_shardings": self.out_shardings}
+        options["keep_unused"] = True  # weights that a program does not read are in memory all the same
         return jax.jit(self.fn, in_shardings=self.in_shardings, donate_argnums=self.donate, **options)
 
     def lower(self) -> Any:

@@ -22,7 +22,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stepaudio_jax.config import StepAudioConfig
-from stepaudio_jax.parallel.mesh import AXES, in_phases
+from stepaudio_jax.parallel.mesh import in_phases
 
 Axes = tuple[str | None, ...]
 
@@ -37,28 +37,33 @@ class Rule:
     stored: tuple[str, ...] = ()
 
 
+_ROWS = ("data", "fsdp", "fsdp_minor")
 _ACTIVATIONS = {
-    "batch": Rule(split=("data", "fsdp")),
+    "batch": Rule(split=_ROWS),
     "length": Rule(split=("context",)),
-    "chunks": Rule(split=("data", "fsdp", "context", "tensor")),  # of audio: each stands alone
+    "chunks": Rule(split=(*_ROWS, "context", "tensor")),  # of audio: each stands alone
     "heads": Rule(split=("tensor",)),
     "kv_heads": Rule(split=("tensor",)),
     "mlp": Rule(split=("tensor",)),
     "vocab": Rule(split=("tensor",)),
 }
 _ENCODER = {
-    "audio_embed": Rule(stored=("fsdp", "context", "tensor")),
+    "audio_embed": Rule(stored=("fsdp", "fsdp_minor", "context", "tensor")),
     "audio_heads": Rule(),
     "audio_mlp": Rule(),
     "mels": Rule(),
+    "layers": Rule(),
 }
 
 STRATEGIES: dict[str, dict[str, Rule]] = {
-    "train": _ACTIVATIONS | _ENCODER | {"embed": Rule(stored=("fsdp", "context")), "layers": Rule()},
-    "serve": _ACTIVATIONS | _ENCODER | {"embed": Rule(), "layers": Rule()},
+    "train": _ACTIVATIONS | _ENCODER | {"embed": Rule(stored=("fsdp", "fsdp_minor", "context"))},
+    "serve": _ACTIVATIONS | _ENCODER | {"embed": Rule()},
 }
 """train: parameters in parts over fsdp and context (the trainer's layout, which can also generate).
-serve: the decoder whole along every axis but tensor, so that a decode step moves activations only."""
+serve: the decoder whole along every axis but tensor, so that a decode step moves activations only.
+
+fsdp_minor is a part of fsdp on large slices (mesh.in_phases), and absent elsewhere.
+"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,8 +93,7 @@ class ShardingRules:
         return table[name]
 
     def _wide(self, axes: tuple[str, ...]) -> tuple[str, ...]:
-        parts = [part for axis in axes for part in (axis, f"{axis}_minor")]
-        return tuple(part for part in parts if self.mesh.shape.get(part, 1) > 1)
+        return tuple(axis for axis in axes if self.mesh.shape.get(axis, 1) > 1)
 
     def split(self, name: str) -> tuple[str, ...]:
         """Mesh axes, of more than one device, over which the computation along a logical axis is split."""
@@ -105,7 +109,7 @@ class ShardingRules:
     @property
     def axes(self) -> tuple[str, ...]:
         """All mesh axes of more than one device."""
-        return self._wide(AXES)
+        return self._wide(self.mesh.axis_names)
 
     def spec(self, axes: Axes) -> PartitionSpec:
         """Where an array with these logical axes lies.
@@ -139,22 +143,23 @@ class ShardingRules:
           ShardingError: naming the size, the mesh axes and the nearest size or mesh that fits.
         """
         decoder = config.decoder
-        model = [
-            ("heads", "num_attention_heads", decoder.num_attention_heads),
-            ("kv_heads", "num_key_value_heads", decoder.num_key_value_heads),
-            ("mlp", "intermediate_size", decoder.intermediate_size),
-            ("vocab", "vocab_size", decoder.vocab_size),
-            ("embed", "hidden_size", decoder.hidden_size),
+        units = [  # what is split, and of how many elements each is
+            ("heads", "num_attention_heads", decoder.num_attention_heads, decoder.head_dim),
+            ("kv_heads", "num_key_value_heads", decoder.num_key_value_heads, decoder.head_dim),
+            ("mlp", "intermediate_size", decoder.intermediate_size, 1),
+            ("vocab", "vocab_size", decoder.vocab_size, 1),
+            ("embed", "hidden_size", decoder.hidden_size, 1),
         ]
         if config.audio_encoder_config is not None:
-            model.append(("audio_embed", "n_audio_state", config.audio.n_audio_state))
-        for name, label, size in model:
-            axes = self.split(name) + self.stored(name)
-            if size % self.size(axes):
-                fits = max(d for d in range(1, self.size(axes) + 1) if size % d == 0)
-                raise ShardingError(
-                    f"{label} {size} does not divide over {self._written(axes)}; the most that fits is {fits}"
-                )
+            units.append(("audio_embed", "n_audio_state", config.audio.n_audio_state, 1))
+        for name, label, count, elements in units:
+            split, axes = self.split(name), self.split(name) + self.stored(name)
+            for parts, size in ((split, count), (axes, count * elements)):
+                if size % self.size(parts):
+                    fits = max(d for d in range(1, self.size(parts) + 1) if size % d == 0)
+                    raise ShardingError(
+                        f"{label} {count} does not divide over {self._written(parts)}; the most that fits is {fits}"
+                    )
         for name, (label, size) in sizes.items():
             axes = self.split(name)
             if size % (parts := self.size(axes)):
@@ -165,7 +170,11 @@ class ShardingRules:
                 )
 
     def _written(self, axes: tuple[str, ...]) -> str:
-        return " x ".join(f"{axis} {self.mesh.shape[axis]}" for axis in axes) or "one device"
+        sizes: dict[str, int] = {}
+        for axis in axes:  # fsdp as the user knows it, in one piece
+            whole = axis.removesuffix("_minor")
+            sizes[whole] = sizes.get(whole, 1) * self.mesh.shape[axis]
+        return " x ".join(f"{axis} {size}" for axis, size in sizes.items()) or "one device"
 
 
 _inside: ContextVar[ShardingRules | None] = ContextVar("sharding_rules", default=None)

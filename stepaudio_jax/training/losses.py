@@ -61,8 +61,7 @@ def token_scores(
     if chunks == 1:
         carry, _ = add(carry, (table, first))
     else:
-        starts = first + size * jnp.arange(chunks)
-        parts = (table.reshape(chunks, size, -1), varying(starts))
+        parts = (table.reshape(chunks, size, -1), varying(first + size * jnp.arange(chunks)))
         carry, _ = jax.lax.scan(jax.checkpoint(add, prevent_cse=False), carry, parts)
     highest, total, target = carry
     best = max_over(highest, "vocab")

@@ -124,6 +124,9 @@ def prepare(config: Config, mesh: Mesh) -> Stage:
         },
         tokens=config.data.batch_size * length,
         flops=step_flops(config, sizes, length),
+        repeated_flops=2.0 * config.data.batch_size * length * sizes.decoder.hidden_size * sizes.decoder.vocab_size
+        if config.vocab_chunks > 1
+        else 0.0,
         about=f"{config.data.batch_size} rows of {length:,} tokens"
         + (f" in {config.microbatches} microbatches" if lead else ""),
     )

@@ -53,10 +53,10 @@ def test_specs():
 
 
 def test_fsdp_in_phases(monkeypatch):
-    monkeypatch.setattr(mesh, "torus_side", lambda _: 4)
+    monkeypatch.setattr(mesh, "torus_side", lambda _: 2)
     made = make_mesh({"fsdp": 8})
     rules = ShardingRules(made)
-    assert rules.mesh.shape["fsdp"] == 2 and rules.mesh.shape["fsdp_minor"] == 4
+    assert rules.mesh.shape["fsdp"] == 4 and rules.mesh.shape["fsdp_minor"] == 2
     assert list(rules.mesh.devices.flat) == list(made.devices.flat)
     assert rules.spec(("embed", "mlp")) == PartitionSpec(("fsdp", "fsdp_minor"), None)
     assert rules.size(rules.split("batch")) == 8
