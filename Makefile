@@ -26,7 +26,7 @@ unexport PIP_USER
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test parity test-tpu-backend lint train-tiny bench bench-kernels clean distclean
+.PHONY: help setup demo test parity test-tpu-backend lint train-tiny bench bench-kernels plans clean distclean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -77,6 +77,10 @@ bench-kernels:  ## the TPU kernels beside the public ones, by the TPU compiler's
 	@$(SETUP) "$(TPU_VENV)" tpu,dev,peers
 	@"$(TPU_VENV)/bin/python" -m benchmarks.flash_attention
 	@"$(TPU_VENV)/bin/python" -m benchmarks.attention_work
+
+plans:  ## does the 33B fit real pods: every slice compiled without a TPU, in .venv-tpu (twenty minutes)
+	@$(SETUP) "$(TPU_VENV)" tpu,dev
+	@JAX_PLATFORMS=cpu "$(TPU_VENV)/bin/python" -m benchmarks.plans
 
 clean:  ## remove caches, build output and the demo's scenes; runs/ and the venvs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .jax_cache demo-scenes

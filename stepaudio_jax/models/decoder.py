@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, E hidden_size, V vocab_size, H and N query and key/va
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -163,15 +164,38 @@ class Decoder(nnx.Module):
 
         # A scatter: of a dynamic_update_slice XLA:CPU makes a whole second copy of the cache for the attention to read.
         rows, heads = jnp.ogrid[: embeds.shape[0], : self.config.num_key_value_heads // shard_of("kv_heads")[1]]
+        at = rows[..., None], heads[..., None], slot[:, None]
 
-        def write(slots: Float[Array, "B N K D"], new: Float[Array, "B T N D"]) -> Array:
-            at = rows[..., None], heads[..., None], slot[:, None]
-            return slots.at[at].set(new.transpose(0, 2, 1, 3), mode="drop")
-
-        def step(layer: DecoderLayer, x, slots):
+        def attend_to(layer: DecoderLayer, x, keys_and_values: Callable):
             q, k, v = layer.qkv(x, cos, sin)
-            slots = (write(slots[0], k), write(slots[1], v))
-            return layer.finish(x, decode_attention(q, *slots, positions, axis_name=split_over("length"))), slots
+            slots, cache = keys_and_values(k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3))
+            return layer.finish(x, decode_attention(q, *slots, positions, axis_name=split_over("length"))), cache
 
-        hidden, cache = run_layers(self.layers, step, embeds, cache)
+        if isinstance(self.layers, nnx.List):
+
+            def one(layer, x, own):
+                def written(*new):
+                    pairs = zip(own, new, strict=True)
+                    slots = tuple(old.at[at].set(values, mode="drop") for old, values in pairs)
+                    return slots, slots
+
+                return attend_to(layer, x, written)
+
+            hidden, cache = run_layers(self.layers, one, embeds, cache)
+        else:
+            # All layers' cache goes along and is written in place; a scan's inputs and outputs would be copied.
+            def of_stack(layer, carry, index):
+                x, cache = carry
+
+                def written(*new):
+                    whole = [
+                        old.at[(index, *at)].set(values, mode="drop") for old, values in zip(cache, new, strict=True)
+                    ]
+                    return [jax.lax.dynamic_index_in_dim(w, index, keepdims=False) for w in whole], tuple(whole)
+
+                return attend_to(layer, x, written), None
+
+            (hidden, cache), _ = run_layers(
+                self.layers, of_stack, (embeds, tuple(cache)), jnp.arange(self.config.num_hidden_layers)
+            )
         return self.norm(hidden), cache

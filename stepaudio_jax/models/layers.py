@@ -214,8 +214,10 @@ def apply_rope(x: Float[Array, "B T H D"], cos: Array, sin: Array) -> Float[Arra
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def run_layers(layers: nnx.Module | nnx.List, step: Callable, x: Array, *per_layer: Any, remat: str = "none"):
+def run_layers(layers: nnx.Module | nnx.List, step: Callable, x: Any, *per_layer: Any, remat: str = "none"):
     """Applies a stack: `x, out = step(layer, x, *slices)` for each layer, `per_layer` being sliced beside it.
+
+    x may be a tree.
 
     Args:
       layers: a stacked module (scanned), or a list of separate ones (`unstack`), run one after another; then

@@ -100,8 +100,9 @@ class ShardingRules:
         return self._wide(self._rule(name).split)
 
     def stored(self, name: str) -> tuple[str, ...]:
-        """Mesh axes over which parameters are kept in parts along a logical axis."""
-        return self._wide(self._rule(name).stored)
+        """Mesh axes over which parameters are kept in parts along a logical axis, the largest first: gradients are
+        summed in this order, and what comes after it is a part of the size."""
+        return tuple(sorted(self._wide(self._rule(name).stored), key=lambda axis: -self.mesh.shape[axis]))
 
     def size(self, axes: tuple[str, ...]) -> int:
         return math.prod(self.mesh.shape[axis] for axis in axes)

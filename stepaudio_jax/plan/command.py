@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from stepaudio_jax.parallel.chips import GIB, parse_topology
-from stepaudio_jax.plan.compare import Offer, compare, read_prices
-from stepaudio_jax.plan.fit import Found, fit
+from stepaudio_jax.plan.offers import Offer, compare, read_prices
 from stepaudio_jax.plan.plan import SPARE, Plan, PlanError, plan_config
+from stepaudio_jax.plan.search import Found, fit
 
 
 def define(parser: argparse.ArgumentParser) -> None:

@@ -188,7 +188,7 @@ class Hlo:
                 continue
             # One that runs beside several fusions is written into each of them, with one chain.
             if chain := instruction.attribute(r'chain_id="(\d+)"'):
-                chain = (chain, self.loops.get(computation, 0), kind, instruction.type.replace(ON_CHIP, ""))
+                chain = (chain, self.loops.get(computation, 0), kind, re.sub(r"\{[^}]*\}", "", instruction.type))
                 if chain in chains:
                     continue
                 chains.add(chain)
@@ -242,27 +242,45 @@ class Hlo:
         return total
 
     def _fusion_traffic(self, fusion: Instruction, types: Mapping[str, str]) -> float:
+        """What a fusion reads and writes: of an operand that is only sliced the slices, of an array that is updated in
+        place the update."""
         body = self.computations.get(fusion.attribute(r"calls=%([\w.\-]+)") or "", [])
-        users: dict[str, list[Instruction]] = defaultdict(list)
-        for instruction in body:
-            for operand in instruction.operands:
-                users[operand].append(instruction)
-        moved = array_bytes(fusion.type)
         inner = {i.name: i.type for i in body}
-        updates = {i.name: i for i in body if i.opcode == "dynamic-update-slice"}
-        if updates and any(i.root and (i.name in updates or i.opcode in ("tuple", "bitcast")) for i in body):
-            moved = max(moved - sum(array_bytes(inner[name]) for name in updates), 0)
-            moved += sum(array_bytes(inner.get(i.operands[1], "")) for i in updates.values())
-        parameters = {int(i.operands[0]): i for i in body if i.opcode == "parameter"}
+        updates = [i for i in body if i.opcode in ("dynamic-update-slice", "scatter")]
+        moved = array_bytes(fusion.type)
+        for update in updates:
+            if array_bytes(inner[update.name]) <= moved:
+                new = update.operands[1 if update.opcode == "dynamic-update-slice" else -1]
+                moved += array_bytes(inner.get(new, "")) - array_bytes(inner[update.name])
+        parameters = {int(i.operands[0]): i.name for i in body if i.opcode == "parameter"}
         for position, operand in enumerate(fusion.operands):
             whole = array_bytes(types.get(operand, ""))
-            uses = users.get(parameters[position].name, []) if position in parameters else []
-            if uses and all(use.opcode in ("dynamic-slice", "gather") for use in uses):
-                whole = min(whole, sum(array_bytes(use.type, on_chip=True) for use in uses))
-            elif uses and all(use.opcode == "dynamic-update-slice" for use in uses):
-                whole = 0
+            if whole and position in parameters:
+                whole = min(whole, self._read(body, parameters[position]))
             moved += whole
         return moved
+
+    def _read(self, body: list[Instruction], name: str) -> float:
+        """Bytes of a value that a fusion's instructions read, through reshapes and fusions within."""
+        total = 0.0
+        for user in body:
+            if name not in user.operands:
+                continue
+            if user.opcode in ("dynamic-slice", "slice", "gather"):
+                total += array_bytes(user.type, on_chip=True)
+            elif user.opcode in ("dynamic-update-slice", "scatter") and user.operands[0] == name:
+                continue
+            elif user.opcode in ("bitcast", "reshape", "transpose", "copy"):
+                total += self._read(body, user.name)
+            elif user.opcode == "fusion":
+                called = self.computations.get(user.attribute(r"calls=%([\w.\-]+)") or "", [])
+                at = user.operands.index(name)
+                total += sum(
+                    self._read(called, i.name) for i in called if i.opcode == "parameter" and i.operands[0] == str(at)
+                )
+            else:
+                return math.inf
+        return total
 
     @functools.cached_property
     def stacked(self) -> dict[str, float]:

@@ -143,7 +143,7 @@ def _estimate(knob: tuple[dict[str, int], str | None, int | None], rows: int, to
     if rows // (microbatches or 1) % (mesh["data"] * mesh["fsdp"]):
         return 100.0
     messages = (
-        0.04 * (mesh["tensor"] - 1) ** 0.5 + 0.03 * (mesh["context"] - 1) ** 0.5 + 0.01 * ((microbatches or 1) - 1)
+        0.15 * (mesh["tensor"] - 1) ** 0.5 + 0.10 * (mesh["context"] - 1) ** 0.5 + 0.01 * ((microbatches or 1) - 1)
     )
     return 1 + (REMAT_COST[remat] if remat in SAVED else 0.0) + messages
 
