@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from stepaudio_jax.checkpoints.layout import (
     PARAMS,
@@ -72,6 +73,8 @@ def save(
 ) -> None:
     """Writes a checkpoint folder. It appears under its name only when it is whole.
 
+    Over several processes all call this, and each writes what its devices hold; it returns when the folder is whole.
+
     Args:
       generation: defaults for sampling, in the keys of a Hugging Face generation_config.json.
 
@@ -82,22 +85,32 @@ def save(
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path}: exists already; choose another name, or allow overwriting")
     folder = unfinished(path)
-    if folder.exists():
-        folder.rmtree()
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(model.config.to_hf(), indent=2) + "\n")
-    (folder / "tokenizer.json").write_text(tokenizer_json)
-    if generation is not None:
-        (folder / "generation_config.json").write_text(json.dumps(dict(generation), indent=2) + "\n")
+    _wait_for_all(f"{path} may be written")  # none still looks whether it exists
+    if jax.process_index() == 0:
+        if folder.exists():
+            folder.rmtree()
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(model.config.to_hf(), indent=2) + "\n")
+        (folder / "tokenizer.json").write_text(tokenizer_json)
+        if generation is not None:
+            (folder / "generation_config.json").write_text(json.dumps(dict(generation), indent=2) + "\n")
+    _wait_for_all(f"{path} is begun")
     variables = nnx.state(model, nnx.Param)
     params = nnx.to_pure_dict(variables)
     axes = _logical_axes(variables)
     layout = jax.tree_util.tree_map_with_path(lambda key, _: save_args(axes[_name(key)][:1] == ("layers",)), params)
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / PARAMS, params, save_args=layout)
-    if (marker := folder / PARAMS / "commit_success.txt").exists():
-        marker.write_text("Checkpoint commit was successful\n")  # without the path, which is about to change
-    publish(path)
+    if jax.process_index() == 0:
+        if (marker := folder / PARAMS / "commit_success.txt").exists():
+            marker.write_text("Checkpoint commit was successful\n")  # without the path, which is about to change
+        publish(path)
+    _wait_for_all(f"{path} is whole")
+
+
+def _wait_for_all(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 def load(path: epath.PathLike, *, dtype: Any = None, placement: Placement | None = None) -> tuple[StepAudio, Tokenizer]:

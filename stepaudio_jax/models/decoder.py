@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, E hidden_size, V vocab_size, H and N query and key/va
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -166,36 +165,27 @@ class Decoder(nnx.Module):
         rows, heads = jnp.ogrid[: embeds.shape[0], : self.config.num_key_value_heads // shard_of("kv_heads")[1]]
         at = rows[..., None], heads[..., None], slot[:, None]
 
-        def attend_to(layer: DecoderLayer, x, keys_and_values: Callable):
+        def write(slots: Array, new: Float[Array, "B T N D"], *index) -> Array:
+            return slots.at[(*index, *at)].set(new.transpose(0, 2, 1, 3), mode="drop")
+
+        def finish(layer: DecoderLayer, x, q, keys, values):
+            return layer.finish(x, decode_attention(q, keys, values, positions, axis_name=split_over("length")))
+
+        def separate(layer: DecoderLayer, x, slots):
             q, k, v = layer.qkv(x, cos, sin)
-            slots, cache = keys_and_values(k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3))
-            return layer.finish(x, decode_attention(q, *slots, positions, axis_name=split_over("length"))), cache
+            slots = (write(slots[0], k), write(slots[1], v))
+            return finish(layer, x, q, *slots), slots
+
+        def stacked(layer: DecoderLayer, carry, index):
+            # All layers' cache goes along and is written in place; as a scan's input and output it would be copied.
+            x, cache = carry
+            q, k, v = layer.qkv(x, cos, sin)
+            cache = (write(cache[0], k, index), write(cache[1], v, index))
+            return (finish(layer, x, q, cache[0][index], cache[1][index]), cache), None
 
         if isinstance(self.layers, nnx.List):
-
-            def one(layer, x, own):
-                def written(*new):
-                    pairs = zip(own, new, strict=True)
-                    slots = tuple(old.at[at].set(values, mode="drop") for old, values in pairs)
-                    return slots, slots
-
-                return attend_to(layer, x, written)
-
-            hidden, cache = run_layers(self.layers, one, embeds, cache)
+            hidden, cache = run_layers(self.layers, separate, embeds, cache)
         else:
-            # All layers' cache goes along and is written in place; a scan's inputs and outputs would be copied.
-            def of_stack(layer, carry, index):
-                x, cache = carry
-
-                def written(*new):
-                    whole = [
-                        old.at[(index, *at)].set(values, mode="drop") for old, values in zip(cache, new, strict=True)
-                    ]
-                    return [jax.lax.dynamic_index_in_dim(w, index, keepdims=False) for w in whole], tuple(whole)
-
-                return attend_to(layer, x, written), None
-
-            (hidden, cache), _ = run_layers(
-                self.layers, of_stack, (embeds, tuple(cache)), jnp.arange(self.config.num_hidden_layers)
-            )
+            indices = jnp.arange(self.config.num_hidden_layers)
+            (hidden, cache), _ = run_layers(self.layers, stacked, (embeds, tuple(cache)), indices)
         return self.norm(hidden), cache

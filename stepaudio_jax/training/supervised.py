@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -200,6 +201,11 @@ def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None 
     target = workdir / "checkpoint"
     if target.exists():
         raise FileExistsError(f"{target}: a finished run lies here; choose another --workdir or remove it")
+    if "curriculum" not in config.data:
+        raise ValueError(
+            "config.data: names no source of examples; pipelines for your own data are still to come. Today this "
+            "config can be planned (stepaudio plan), and configs/tiny.py trained"
+        )
     stage = prepare(config, make_mesh(config.mesh))
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -224,7 +230,14 @@ def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None 
     def look(state: TrainState) -> dict[str, float]:
         """Keeps what there is so far, then scores it."""
         model = save(workdir / "latest", state)
-        return evaluate(model, tokenizer) if evaluate else {}
+        if evaluate is None:
+            return {}
+        if jax.process_count() > 1:  # the first process examines a copy of its own
+            whole = multihost_utils.process_allgather(nnx.to_pure_dict(nnx.state(model, nnx.Param)), tiled=True)
+            if jax.process_index() > 0:
+                return {}
+            model = nnx.merge(graphdef, jax.tree.map(jnp.asarray, whole))
+        return evaluate(model, tokenizer)
 
     state = _loop(config, workdir, step, stage.new_state(config), batches, look)
     save(target, state)
