@@ -56,8 +56,7 @@ def run(config_path: str, overrides: Sequence[str], args: argparse.Namespace) ->
             found = fit(config, topology, tries=args.tries, progress=lambda text: status.update(f"compiling {text}"))
         if args.json:
             print(json.dumps({"settings": found.settings, "plans": [p.to_json() for p in found.best or []],
-                              "tried": [[label, p.to_json()] for label, p in found.tried
-                                        if isinstance(p, Plan)]}))  # fmt: skip
+                              "tried": [[label, p.to_json()] for label, p in found.tried]}))  # fmt: skip
         else:
             console.print(search(found))
             for plan in found.best or ():
@@ -121,6 +120,7 @@ def report(plan: Plan) -> Table:
             binding = " <- binds" if resource == plan.binds else ""
             table.add_row(f"floor of the step, {resource}", f"{seconds * 1e3:,.4g} ms{binding}")
         table.add_row("tokens/s/chip at that floor (no measurement)", f"{plan.tokens_per_second_per_chip:,.4g}")
+        table.add_row("model FLOPs utilisation at that floor", f"{plan.utilisation:.1%}")
     table.add_section()
     table.add_row("compile time", f"{plan.compile_seconds:.0f} s")
     return table
@@ -131,9 +131,8 @@ def search(found: Found) -> Table:
     for column in ("settings", "peak", "", "tokens/s/chip at the floor"):
         table.add_column(column)
     for label, plan in found.tried:
-        if isinstance(plan, Plan):
-            rate = f"{plan.tokens_per_second_per_chip:,.4g}" if plan.floors else ""
-            table.add_row(label, gib(plan.peak), verdict(plan), rate)
+        rate = f"{plan.tokens_per_second_per_chip:,.4g}" if plan.floors else ""
+        table.add_row(label, gib(plan.peak), verdict(plan), rate)
     return table
 
 

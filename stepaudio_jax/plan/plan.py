@@ -47,6 +47,7 @@ class Plan:
       peak: all together; from the compiler's refusal where the program does not fit.
       capacity: what a program may use; none for a CPU.
       model_flops: what the model needs, over all devices.
+      peak_flops: of a chip, a second.
       compiled_flops: what the program computes, over all devices.
       recompute: compiled over model FLOPs, without the backward kernel's scores and the second pass over the logits.
       collectives: bytes that arrive at a device, by kind and mesh axes.
@@ -63,6 +64,7 @@ class Plan:
     temporaries: float
     peak: float
     capacity: float | None
+    peak_flops: float | None
     fits: bool | None
     model_flops: float
     compiled_flops: float
@@ -87,9 +89,16 @@ class Plan:
         """At the floor: more than any run will reach."""
         return self.tokens / self.floor / self.chips if self.floor else None
 
+    @property
+    def utilisation(self) -> float | None:
+        """Model FLOPs utilisation (MFU, arXiv:2204.02311) at the floor, to hold against what a run reaches."""
+        if not self.floor or not self.peak_flops:
+            return None
+        return self.model_flops / self.floor / (self.peak_flops * self.chips)
+
     def to_json(self) -> dict[str, Any]:
-        more = {"binds": self.binds, "floor": self.floor, "tokens_per_second_per_chip": self.tokens_per_second_per_chip}
-        return dataclasses.asdict(self) | more
+        names = ("binds", "floor", "tokens_per_second_per_chip", "utilisation")
+        return dataclasses.asdict(self) | {name: getattr(self, name) for name in names}
 
 
 def stage_programs(config: Any, mesh: Mesh) -> dict[str, Program]:
@@ -148,6 +157,7 @@ def plan_program(name: str, program: Program, mesh: Mesh, topology: Topology) ->
         "mesh": dict(mesh.shape),
         "groups": groups,
         "capacity": capacity,
+        "peak_flops": chip.flops if chip else None,
         "model_flops": program.flops,
         "tokens": program.tokens,
         "compile_seconds": seconds,

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stepaudio_jax.models.layers import SAVED
 from stepaudio_jax.parallel.chips import Topology
 from stepaudio_jax.plan.plan import Plan, PlanError, plan_config
 
@@ -25,7 +24,7 @@ MICROBATCHES = (1, 2, 4, 8, 16, 32)
 class Found:
     """What was tried, in order, and the best of it that fits; none if nothing does."""
 
-    tried: list[tuple[str, Plan | str]]
+    tried: list[tuple[str, Plan]]
     best: list[Plan] | None
     settings: dict[str, Any]
 
@@ -44,7 +43,7 @@ def fit(
     Raises:
       PlanError: a config without anything to vary.
     """
-    tried: list[tuple[str, Plan | str]] = []
+    tried: list[tuple[str, Plan]] = []
     fitting: list[tuple[list[Plan], dict[str, Any]]] = []
     refusal: Exception | None = None
     too_much: dict[str, Any] | None = None
@@ -88,40 +87,32 @@ def with_settings(config: Any, settings: dict[str, Any]) -> Any:
 
 
 def candidates(config: Any, topology: Topology) -> Iterator[dict[str, Any]]:
-    """Settings to try, the most promising first; those with a smaller batch, then shorter rows, after all others."""
-    rows_key = "data.batch_size" if "data" in config else "batch_size"
-    rows = config.data.batch_size if "data" in config else config.batch_size
-    for shrink in (1, 2, 4, 8):
-        if rows % shrink:
-            break
-        less = {} if shrink == 1 else {rows_key: rows // shrink}
-        knobs = itertools.product(
-            _meshes(topology),
-            REMAT_COST if "remat" in config else (None,),
-            [m for m in MICROBATCHES if (rows // shrink) % m == 0] if "microbatches" in config else (None,),
-        )
-        ranked = sorted(knobs, key=lambda knob: _estimate(knob, rows // shrink, topology))
-        for mesh, remat, microbatches in ranked:
-            settings: dict[str, Any] = {f"mesh.{axis}": size for axis, size in mesh.items()}
-            if remat is not None:
-                settings["remat"] = remat
-            if microbatches is not None:
-                settings["microbatches"] = microbatches
-            yield settings | less
-    if "data" in config and config.data.get("buckets"):
-        length, samples = max(config.data.buckets)
-        shorter = {"data.buckets": ((length // 2, samples),)}
-        if config.data.chunks_per_row > 1:
-            shorter["data.chunks_per_row"] = config.data.chunks_per_row // 2
-        yield from ({**settings, **shorter} for settings in _first(candidates(_without_buckets(config), topology), 8))
-
-
-def _first(settings: Iterator[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
-    return itertools.islice(settings, count)
-
-
-def _without_buckets(config: Any) -> Any:
-    return with_settings(config, {"data.buckets": ()})
+    """Settings to try, the most promising first; those with fewer rows, then with shorter ones, after all others."""
+    in_data = "data" in config
+    rows = config.data.batch_size if in_data else config.batch_size
+    for shorter in (1, 2) if in_data else (1,):
+        for fewer in (1, 2, 4, 8):
+            if rows % fewer:
+                break
+            less: dict[str, Any] = {}
+            if fewer > 1:
+                less["data.batch_size" if in_data else "batch_size"] = rows // fewer
+            if shorter > 1:
+                length, samples = max(config.data.buckets)
+                less["data.buckets"] = ((length // shorter, samples),)
+                less["data.chunks_per_row"] = -(-config.data.chunks_per_row // shorter)
+            knobs = itertools.product(
+                _meshes(topology),
+                REMAT_COST if "remat" in config else (None,),
+                [m for m in MICROBATCHES if (rows // fewer) % m == 0] if "microbatches" in config else (None,),
+            )
+            for mesh, remat, microbatches in sorted(knobs, key=lambda knob: _estimate(*knob, rows // fewer)):
+                settings: dict[str, Any] = {f"mesh.{axis}": size for axis, size in mesh.items()}
+                if remat is not None:
+                    settings["remat"] = remat
+                if microbatches is not None:
+                    settings["microbatches"] = microbatches
+                yield settings | less
 
 
 def _meshes(topology: Topology) -> list[dict[str, int]]:
@@ -136,16 +127,14 @@ def _meshes(topology: Topology) -> list[dict[str, int]]:
     ]
 
 
-def _estimate(knob: tuple[dict[str, int], str | None, int | None], rows: int, topology: Topology) -> float:
+def _estimate(mesh: dict[str, int], remat: str | None, microbatches: int | None, rows: int) -> float:
     """Relative time: the arithmetic done again, more for every split that puts messages on the critical path or gathers
     the weights once more; a row count that does not divide comes last."""
-    mesh, remat, microbatches = knob
-    if rows // (microbatches or 1) % (mesh["data"] * mesh["fsdp"]):
+    parts = microbatches or 1
+    if rows // parts % (mesh["data"] * mesh["fsdp"]):
         return 100.0
-    messages = (
-        0.15 * (mesh["tensor"] - 1) ** 0.5 + 0.10 * (mesh["context"] - 1) ** 0.5 + 0.01 * ((microbatches or 1) - 1)
-    )
-    return 1 + (REMAT_COST[remat] if remat in SAVED else 0.0) + messages
+    messages = 0.15 * (mesh["tensor"] - 1) ** 0.5 + 0.10 * (mesh["context"] - 1) ** 0.5 + 0.01 * (parts - 1)
+    return 1 + (REMAT_COST[remat] if remat is not None else 0.0) + messages
 
 
 def _less(settings: dict[str, Any], than: dict[str, Any]) -> bool:

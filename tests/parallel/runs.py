@@ -33,9 +33,13 @@ def train_step(mesh, **options):
     rules = ShardingRules(mesh, "train")
     graphdef, state = training.init_state(model, optimizer)
     specs = training.state_specs(rules, model, optimizer, state)
-    data = batch(rules.size(rules.split("batch")))
+    microbatches = options.get("microbatches", 1)
+    shards = rules.size(rules.split("batch"))
+    data = batch(shards)
+    if microbatches > 1:
+        data = jax.tree.map(lambda *x: np.stack(x), *(batch(shards, seed) for seed in range(microbatches)))
     step = training.make_train_step(graphdef, optimizer, training.StepOptions(**options), rules=rules, specs=specs)
-    shardings = rules.shardings(specs), rules.shardings(batch_specs(rules, data))
+    shardings = rules.shardings(specs), rules.shardings(batch_specs(rules, data, microbatches))
     new, metrics = jax.jit(step, in_shardings=shardings)(*place((state, data), shardings))
     before, after = (gather(tree.params, mesh) for tree in (state, new))
     return jax.tree.map(np.subtract, before, after), {name: float(value) for name, value in metrics.items()}

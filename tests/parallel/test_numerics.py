@@ -49,6 +49,13 @@ def test_what_is_computed_again_changes_nothing(options):
     same_step(runs.train_step(make_mesh({"fsdp": 2, "context": 2, "tensor": 2}), **options))
 
 
+def test_microbatches():
+    one, many = (
+        runs.train_step(made, microbatches=2) for made in (make_mesh({}, jax.devices()[:1]), make_mesh(MESHES[2]))
+    )
+    same_step(many, one)
+
+
 def test_two_slices():
     """Devices 0 to 3 and 4 to 7 stand for slices: data goes from one to the other, fsdp stays within."""
     made = make_mesh({"data": 2, "fsdp": -1}, slices=2)

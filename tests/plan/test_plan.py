@@ -73,9 +73,9 @@ def test_the_compilers_refusals_are_read():
 def example(**changes) -> Plan:
     base = Plan(
         program="train step", about="8 rows", topology="v6e:2x4", chips=8, mesh={"fsdp": 8}, groups={"parameters": GIB},
-        activations=GIB, temporaries=GIB, peak=3 * GIB, capacity=31.25 * GIB, fits=True, model_flops=1e15,
-        compiled_flops=1.2e15, recompute=1.2, collectives={"all-gather over fsdp": 1e9}, in_loops=[], tokens=80_000,
-        floors={"arithmetic": 2.0, "memory": 1.0}, compile_seconds=1.0,
+        activations=GIB, temporaries=GIB, peak=3 * GIB, capacity=31.25 * GIB, peak_flops=918e12, fits=True,
+        model_flops=1e15, compiled_flops=1.2e15, recompute=1.2, collectives={"all-gather over fsdp": 1e9}, in_loops=[],
+        tokens=80_000, floors={"arithmetic": 2.0, "memory": 1.0}, compile_seconds=1.0,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 
@@ -88,6 +88,7 @@ def shown(table) -> str:
 
 def test_the_report_says_what_binds_and_that_nothing_was_measured():
     text = shown(report(example()))
+    assert f"{1e15 / 2 / (8 * 918e12):.1%}" in text
     assert "arithmetic" in text and "2,000 ms <- binds" in text and "5,000" in text and "no measurement" in text
     assert "does NOT fit: 3.75 GiB too much" in shown(report(example(peak=35 * GIB, fits=False, floors={})))
     assert "less than 5%" in shown(report(example(peak=30.5 * GIB, fits=False)))
