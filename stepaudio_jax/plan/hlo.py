@@ -123,7 +123,7 @@ class Hlo:
             branches = [name.strip().lstrip("%") for name in listed.split(",")] if listed else []
             branches += [b for k in ("true", "false") if (b := instruction.attribute(rf"{k}_computation=%([\w.\-]+)"))]
             yield from ((branch, 1) for branch in branches)
-        elif instruction.opcode in ("fusion", "call", "async-start", "map"):
+        elif instruction.opcode in ("fusion", "call", "async-start", "call-start", "map"):
             called = instruction.attribute(r"(?:calls|to_apply)=%([\w.\-]+)")
             if called:
                 yield called, 1
@@ -184,6 +184,10 @@ class Hlo:
         found, chains = [], set()
         for computation, instruction, count in self._each():
             kind = instruction.opcode.removesuffix("-start")
+            if between := instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"'):  # slices, through the hosts
+                if kind == "send":
+                    found.append(self._between_slices(between, instruction, count, computation, mesh_shape))
+                continue
             if kind not in COLLECTIVES:
                 continue
             # One that runs beside several fusions is written into each of them, with one chain.
@@ -215,6 +219,17 @@ class Hlo:
                 )
             )
         return found
+
+    def _between_slices(
+        self, transfer: str, send: Instruction, count: int, computation: str, mesh_shape: Mapping[str, int]
+    ) -> Collective:
+        """A collective along data over the data-centre network: hosts exchange what the device sends them."""
+        parts = mesh_shape.get("data", 1)
+        kind = transfer.lower().replace("_", "-")
+        array = ARRAY.search(send.type)
+        whole = array_bytes(array[0], on_chip=True) if array else 0.0
+        moved = whole * (parts - 1) / parts * (2 if kind == "all-reduce" else 1)
+        return Collective(kind, ("data",), moved, count, self.loops.get(computation, 0), send.type, send.op_name)
 
     @functools.cached_property
     def memory_traffic(self) -> float:

@@ -152,6 +152,23 @@ ENTRY %main (p: f32[4]) -> f32[8] {{
     assert [(one.kind, one.bytes) for one in found] == [("all-gather", 16.0)]
 
 
+def test_offloaded_calls_and_transfers_between_slices():
+    text = """%offloaded (p: f32[4]) -> f32[8] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %g = f32[8]{0} all-gather(%p), replica_groups={{0,1},{2,3}}, dimensions={0}
+}
+ENTRY %main (p: f32[4]) -> f32[8] {
+  %p = f32[4]{0} parameter(0)
+  %c = ((f32[4]{0}), f32[8]{0}, u32[]) call-start(%p), async_execution_thread="sparsecore", to_apply=%offloaded
+  ROOT %d = f32[8]{0} call-done(%c)
+  %t = token[] after-all()
+  %s = (f32[8]{0}, u32[], token[]) send(%d, %t), frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %r = (f32[8]{0}, u32[], token[]) recv(%t), frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+}"""
+    found = {one.axes: (one.kind, one.bytes) for one in Hlo(text).collectives({"data": 2, "fsdp": 2})}
+    assert found == {("fsdp",): ("all-gather", 16.0), ("data",): ("all-reduce", 32.0)}
+
+
 def test_lines_and_types():
     found = parse(
         '  ROOT %a.1 = (f32[2]{0}, /*index=1*/u8[3]{0:S(1)}) fusion(%b, %c.2), calls=%d, metadata={op_name="x(y)"}'
