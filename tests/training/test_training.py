@@ -234,23 +234,6 @@ def one_device(monkeypatch):
     monkeypatch.setattr(supervised, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
 
 
-def test_a_run_over_a_mesh_is_the_run_on_one_device(tmp_path, request):
-    """Its checkpoint, to the rounding of bfloat16; metrics and messages are tested on one device."""
-    config = small_run_config()
-    config.steps, config.eval_every, config.data.batch_size, config.save_dtype = 2, 9, 8, "float32"
-    config.mesh.tensor = 2
-    many = training.train(config, tmp_path / "many")
-    config.mesh.tensor = 1
-    request.getfixturevalue("one_device")
-    one = training.train(config, tmp_path / "one")
-    losses = [
-        [json.loads(x)["loss"] for x in (p.parent / "metrics.jsonl").read_text().splitlines()] for p in (one, many)
-    ]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    a, b = (nnx.to_pure_dict(nnx.state(checkpoints.load(p)[0], nnx.Param)) for p in (one, many))
-    assert optax.tree.norm(jax.tree.map(jnp.subtract, a, b)) <= 1e-5 * optax.tree.norm(a)
-
-
 @pytest.mark.usefixtures("one_device")
 def test_a_run_leaves_a_checkpoint_its_config_and_its_metrics(tmp_path):
     config = small_run_config()
