@@ -14,7 +14,7 @@ Shapes: B rows, T prompt bucket, K steps per burst, R feature rows, V vocabulary
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from stepaudio_jax.kernels import stripe
 from stepaudio_jax.models import StepAudio
 from stepaudio_jax.models.layers import AnyArray, logical_axes
 from stepaudio_jax.parallel import ShardingRules
-from stepaudio_jax.parallel.collectives import max_over
+from stepaudio_jax.parallel.collectives import join, max_over
 from stepaudio_jax.parallel.rules import inside
 
 CACHE_AXES = ("layers", "batch", "kv_heads", "length", None)
@@ -211,7 +211,8 @@ class Programs:
         table: Any = ("batch", None)
         cache_axes = (CACHE_AXES, CACHE_AXES)
         in_axes = (cache_axes, row, row, row, table, table, table, SamplingArrays(*[row] * 6), ())
-        out_axes = Burst(table, table, cast(Any, ()), cache_axes)
+        everywhere: Any = ()  # tokens and log-probs: every process reads all of them
+        out_axes = Burst(everywhere, everywhere, everywhere, cache_axes)
         decode = self._over_mesh(self._decode_shard, in_axes, out_axes)
         return decode(state, cache, tokens, positions, live, forced, stop_ids, seen, params, wanted)
 
@@ -243,4 +244,4 @@ class Programs:
         live = jnp.asarray(live)
         carry = (jnp.int32(0), anyone(live), cache, tokens, live, seen, empty.astype(jnp.int32), empty)
         steps, _, cache, _, _, _, out_tokens, out_log_probs = jax.lax.while_loop(unfinished, step, carry)
-        return Burst(out_tokens, out_log_probs, steps, cache)
+        return Burst(join(out_tokens, "batch", axis=0), join(out_log_probs, "batch", axis=0), steps, cache)

@@ -66,7 +66,7 @@ def replies(mesh, strategy: str):
     rules = ShardingRules(mesh, strategy)
     graphdef, variables = nnx.split(model)
     params = nnx.to_pure_dict(variables)
-    placed = nnx.merge(graphdef, jax.device_put(params, rules.shardings(rules.specs(logical_axes(variables)))))
+    placed = nnx.merge(graphdef, place(params, rules.shardings(rules.specs(logical_axes(variables)))))
     generator = Generator(placed, small.tokenizer(), batch_size=4, burst=8, rules=rules)
     requests = [
         Request(
