@@ -5,6 +5,8 @@ Set JAX_PLATFORMS to run elsewhere, e.g. `JAX_PLATFORMS=tpu pytest -m tpu` on a 
 
 import importlib.util
 import os
+import signal
+import threading
 
 # In the environment, so that the programs tests start inherit it, and before jax is imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -15,6 +17,10 @@ import jax
 import pytest
 
 FAKE_DEVICES = 8
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    # Started in the background of a shell, which ignores ctrl-C for it and for all it starts; tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "cpu" in os.environ["JAX_PLATFORMS"].split(",") and not (
     "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")

@@ -59,7 +59,10 @@ def test_kill_9_at_random_moments(tmp_path, direction):
     whole = bytes_under(dst)
     shutil.rmtree(dst)
     killed_midway = 0
-    for attempt in range(10 if direction == "from-hf" else 5):
+    times = 10 if direction == "from-hf" else 5
+    for attempt in range(4 * times):  # a busy machine may look too late, and find it whole
+        if attempt >= times and killed_midway >= 3:
+            break
         process = start(direction, source, dst)
         wait_for(unfinished.exists, process)
         some = rng.uniform(0, 0.8) * whole
