@@ -24,7 +24,7 @@ from stepaudio_jax.parallel.chips import GIB, Topology
 from stepaudio_jax.plan.devices import devices, quiet
 from stepaudio_jax.plan.hlo import Collective, Hlo
 
-STAGES = {"supervised": "stepaudio_jax.training.supervised", "serve": "stepaudio_jax.inference.stage"}
+STAGES = {"supervised": "stepaudio_jax.training.stage", "serve": "stepaudio_jax.inference.stage"}
 """Stages by the name a config gives itself; each module has `programs(config, mesh)`."""
 
 SPARE = 0.05

@@ -162,7 +162,7 @@ from stepaudio_jax.parallel import make_mesh
 from stepaudio_jax.parallel.chips import parse_topology
 from stepaudio_jax.plan.plan import plan_program
 from stepaudio_jax.training import read_config
-from stepaudio_jax.training.supervised import programs
+from stepaudio_jax.training.stage import programs
 jax.config.update("jax_enable_compilation_cache", True)
 jax.config.update("jax_compilation_cache_dir", sys.argv[2])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

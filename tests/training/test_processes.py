@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 
 from stepaudio_jax import checkpoints, training
-from stepaudio_jax.training import supervised
+from stepaudio_jax.training import loop
 from tests.training.test_training import small_run_config
 
 PROGRAM = """
@@ -46,8 +46,8 @@ def test_two_processes_train_as_one(tmp_path, monkeypatch):
     command = [sys.executable, "-c", PROGRAM]
     both = [subprocess.Popen([*command, str(i), str(port), str(tmp_path / "two")]) for i in range(2)]
     assert [process.wait(timeout=400) for process in both] == [0, 0]
-    make_mesh = supervised.make_mesh
-    monkeypatch.setattr(supervised, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
+    make_mesh = loop.make_mesh
+    monkeypatch.setattr(loop, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
     training.train(config(), tmp_path / "one", evaluate=look)
 
     one, two = (

@@ -12,7 +12,7 @@ from flax import nnx
 from configs import tiny, tiny_finish
 from stepaudio_jax import checkpoints, miniature, training
 from stepaudio_jax.data import collate, encode
-from stepaudio_jax.training import supervised
+from stepaudio_jax.training import loop
 from stepaudio_jax.training.sources import miniature_batches
 from tests import small
 
@@ -230,8 +230,8 @@ def small_run_config():
 
 @pytest.fixture
 def one_device(monkeypatch):
-    make_mesh = supervised.make_mesh
-    monkeypatch.setattr(supervised, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
+    make_mesh = loop.make_mesh
+    monkeypatch.setattr(loop, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
 
 
 @pytest.mark.usefixtures("one_device")
