@@ -17,11 +17,10 @@ def gather_param(x: Array, axes: Axes) -> Array:
 
     One mesh axis after another, the innermost first; named "weight" for rematerialisation policies.
     """
-    rules = current()
-    if rules is None or sum(name != "layers" for name in axes) < 2:
+    if (rules := current()) is None:
         return x
-    for dim, name in enumerate(axes):
-        for mesh_axis in reversed(rules.stored(name) if name is not None else ()):
+    for dim, mesh_axes in enumerate(rules.stored_axes(axes)):
+        for mesh_axis in reversed(mesh_axes):
             x = checkpoint_name(jax.lax.all_gather(x, mesh_axis, axis=dim, tiled=True), "weight")
     return x
 
