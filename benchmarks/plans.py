@@ -31,8 +31,8 @@ class Case(NamedTuple):
     program: str | None = None
 
 
-PLAIN = {"data.chunks_per_row": 0, "data.batch_size": 64, "microbatches": 1, "remat": "full"}
-LONG = {"data.buckets": ((131_072, 400_000),), "data.chunks_per_row": 416, "data.batch_size": 8, "microbatches": 1}
+PLAIN = {"data.buckets": ((10_240, 0),), "data.batch_size": 64, "microbatches": 1, "remat": "full"}
+LONG = {"data.buckets": ((131_072, 131_072 * 1_280),), "data.batch_size": 8, "microbatches": 1}
 PROMPT = {"prompt_length": 135_168, "cache_length": 135_168, "mesh.context": 2}
 
 CASES = {
@@ -48,7 +48,7 @@ CASES = {
     "serve-v6e-8": Case("serve_33b", "v6e:2x4", {}),
     "serve-v5p-4": Case("serve_33b", "v5p:2x2x1", {}),
     "prefill-135k-v5p-16": Case("serve_33b", "v5p:2x2x4", PROMPT, program="prefill"),
-    "plain-4096-v5p-64": Case("sft_33b", "v5p:4x4x4", PLAIN | {"data.buckets": ((4_096, 400_000),)}),
+    "plain-4096-v5p-64": Case("sft_33b", "v5p:4x4x4", PLAIN | {"data.buckets": ((4_096, 0),)}),
     "plain-10240-v5p-64": Case("sft_33b", "v5p:4x4x4", PLAIN),
     "sft-8b-v5p-16": Case("sft_8b", "v5p:2x2x4", {}),
     "mid-training-8b-v6e-32": Case("mid_training_8b", "v6e:4x8", {}),

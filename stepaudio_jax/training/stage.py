@@ -12,8 +12,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from stepaudio_jax import checkpoints
+from stepaudio_jax.audio.lengths import CHUNK_SAMPLES
+from stepaudio_jax.audio.rows import UNIT_SAMPLES
 from stepaudio_jax.config import StepAudioConfig
-from stepaudio_jax.data import Batch
+from stepaudio_jax.data import Batch, sound_shape
 from stepaudio_jax.models import AudioInput, StepAudio
 from stepaudio_jax.models.flops import adaptor_flops, causal_pairs, decoder_flops, encoder_flops
 from stepaudio_jax.models.layers import logical_axes
@@ -65,7 +67,8 @@ def prepare(config: Config, mesh: Mesh) -> Stage:
     """
     sizes = StepAudioConfig.preset(config.model)
     rules = ShardingRules(mesh, "train")
-    batch = abstract_batch(config)
+    parts = rules.size(rules.split("chunks")) // rules.size(rules.split("batch"))
+    batch = abstract_batch(config, parts)
     lead = 1 if config.microbatches > 1 else 0
     rows, length = batch.tokens.shape[lead:]
     what = f"data.batch_size / microbatches = {config.data.batch_size} / {config.microbatches} rows" if lead else None
@@ -74,7 +77,6 @@ def prepare(config: Config, mesh: Mesh) -> Stage:
         {
             "batch": (what or "data.batch_size", rows),
             "length": ("data.buckets: a row of tokens", length),
-            "chunks": ("data.chunks_per_row x rows: audio chunks", rows * config.data.chunks_per_row),
         },
     )
     optimizer = make_optimizer(config.optim, config.steps)
@@ -120,8 +122,12 @@ def programs(config: Config, mesh: Mesh) -> dict[str, Program]:
     return {"train step": prepare(config, mesh).program}
 
 
-def abstract_batch(config: Config) -> Batch:
-    """The shapes of a batch in the largest bucket."""
+def abstract_batch(config: Config, parts: int) -> Batch:
+    """The shapes of a batch in the largest bucket.
+
+    Args:
+      parts: shards that share the sound of a row (data.sound_shape).
+    """
     data, microbatches = config.data, config.microbatches
     if data.batch_size % microbatches:
         raise ValueError(
@@ -131,14 +137,16 @@ def abstract_batch(config: Config) -> Batch:
     lead = (microbatches,) if microbatches > 1 else ()
     rows = data.batch_size // microbatches
     length, samples = max(data.buckets)
-    chunks = rows * data.chunks_per_row
+    sound_rows, samples = sound_shape(samples, parts)
+    sound_rows *= rows
 
     def array(dtype, *shape) -> Any:
         return jax.ShapeDtypeStruct((*lead, *shape), dtype)
 
     tokens = array(jnp.int32, rows, length)
-    audio = AudioInput(array(jnp.float32, chunks, samples), array(jnp.int32, chunks), tokens) if chunks else None
-    return Batch(tokens, tokens, tokens, array(jnp.bool_, rows, length), audio)
+    units = array(jnp.int32, sound_rows, samples // UNIT_SAMPLES)
+    audio = AudioInput(array(jnp.float32, sound_rows, samples), units, units, tokens) if sound_rows else None
+    return Batch(tokens, tokens, tokens, array(jnp.bool_, rows, length), tokens, audio)
 
 
 def _nearest_divisor(total: int, wanted: int) -> int:
@@ -147,9 +155,10 @@ def _nearest_divisor(total: int, wanted: int) -> int:
 
 def step_flops(config: Config, sizes: StepAudioConfig, length: int) -> float:
     """What a step's forward and backward passes need, rows counted as one segment: three forward passes of what is
-    trained, one of what is not; nothing flows back beyond the first module that is trained."""
-    rows, chunks = config.data.batch_size, config.data.batch_size * config.data.chunks_per_row
-    samples = max(config.data.buckets)[1]
+    trained, one of what is not; nothing flows back beyond the first module that is trained. Sound counts as chunks of
+    the longest length."""
+    rows, samples = config.data.batch_size, max(config.data.buckets)[1]
+    chunk = min(samples, CHUNK_SAMPLES)
 
     def passes(*modules: str) -> int:
         """Forward; back to its inputs, if something is trained at or before it; and to its weights."""
@@ -158,9 +167,10 @@ def step_flops(config: Config, sizes: StepAudioConfig, length: int) -> float:
     total = passes("encoder", "adaptor", "decoder") * decoder_flops(
         sizes.decoder, rows * length, rows * causal_pairs(length)
     )
-    if chunks:
-        total += passes("encoder") * encoder_flops(sizes.audio, chunks, samples)
-        total += passes("encoder", "adaptor") * adaptor_flops(sizes.audio, chunks, samples)
+    if samples:
+        chunks = rows * samples / chunk
+        total += passes("encoder") * encoder_flops(sizes.audio, chunks, chunk)
+        total += passes("encoder", "adaptor") * adaptor_flops(sizes.audio, chunks, chunk)
     return total
 
 

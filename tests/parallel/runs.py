@@ -24,7 +24,7 @@ def batch(shards: int, seed: int = 0) -> Batch:
     for row in range(ROWS):
         question = miniature.make_question(np.random.default_rng((seed, row)), max_events=2)
         examples.append(encode(question.conversation, tokenizer))
-    return collate(examples, length=320, num_chunks=2 * ROWS, chunk_samples=64_000, shards=shards)
+    return collate([[x] for x in examples], length=320, sound_rows=2 * ROWS, sound_samples=65_280, shards=shards)
 
 
 def train_step(mesh, **options):

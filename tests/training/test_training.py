@@ -107,7 +107,7 @@ def test_microbatches_take_the_step_of_the_whole():
 def batch(seeds=range(4)):
     questions = [miniature.make_question(np.random.default_rng(seed), max_events=2) for seed in seeds]
     examples = [encode(question.conversation, small.tokenizer()) for question in questions]
-    return collate(examples, length=320, num_chunks=len(examples), chunk_samples=64_000)
+    return collate([[x] for x in examples], length=320, sound_rows=len(examples), sound_samples=65_280)
 
 
 def optim(**changes):
@@ -137,8 +137,8 @@ def test_padding_and_neighbours_do_not_move_the_gradient():
     step = jax.jit(training.make_train_step(graphdef, optimizer))
     question = miniature.make_question(np.random.default_rng(0), max_events=2)
     example = encode(question.conversation, small.tokenizer())
-    one = collate([example], length=256, num_chunks=1, chunk_samples=64_000)
-    two = collate([example, example], length=320, num_chunks=3, chunk_samples=80_000)
+    one = collate([[example]], length=256, sound_rows=1, sound_samples=65_280)
+    two = collate([[example], [example]], length=320, sound_rows=3, sound_samples=80_640)
     alone, crowded = (
         jax.tree.map(jnp.subtract, state.params, step(state, data)[0].params) for data in (one, two)
     )  # at a rate of 1, the gradients
@@ -215,7 +215,7 @@ def test_every_example_fits_the_buckets():
     for i in range(900):
         question = miniature.make_question(rng, miniature.KINDS[i % len(miniature.KINDS)])
         example = encode(question.conversation, tokenizer)
-        assert example.num_tokens <= longest and example.longest_chunk <= samples
+        assert example.num_tokens <= longest and example.sound_units * 1_280 <= samples
 
 
 def small_run_config():
@@ -224,7 +224,7 @@ def small_run_config():
     config.scan_layers = True  # compiles sooner
     config.optim.warmup_steps = 1
     config.data.batch_size, config.data.batches_per_group = 2, 2
-    config.data.buckets = ((160, 64_000),)
+    config.data.buckets = ((160, 65_280),)
     return config
 
 
