@@ -66,12 +66,8 @@ def test_convolutions_with_padding_and_dilation(seed):
 def test_a_product_per_head_written_as_a_convolution():
     """What the TPU compiler makes of [C, H·D] · [H·D, …]: a window over the heads, all but one tap of it padding."""
     types = {"a": "bf16[32,1251,1280]", "b": "bf16[20,64,1280]"}
-    line = (
-        "  %c = bf16[1251,32,20,64] convolution(%a, %b), window={size=20 pad=19_19 rhs_reversal=1}, "
-        "dim_labels=b0f_0oi->b0f"
-    )
-    text = line.replace("bf16[1251,32,20,64]", "bf16[32,1270,64]").replace("pad=19_19", "pad=19_19")
-    found = parse(text)
+    window = "window={size=20 pad=19_19 rhs_reversal=1}"
+    found = parse(f"  %c = bf16[32,1270,64] convolution(%a, %b), {window}, dim_labels=b0f_0oi->b0f")
     assert found is not None
     taps = brute_force(1251, 20, 1, 19, 19, 1, 1)[1]
     assert convolution_flops(found, types) == 2 * 32 * 64 * 1280 * taps
