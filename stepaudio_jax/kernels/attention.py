@@ -126,9 +126,8 @@ def forward(q, k, v, visible: Visible, settings: Settings, out_dtype=None) -> tu
     """Output and log-sum-exp, by the TPU kernels or in plain JAX."""
     if settings.implementation == "xla":
         return blockwise.forward(q, k, v, visible, scale=settings.scale, out_dtype=out_dtype)
-    options = {"sizes": settings.block_sizes, "interpret": settings.interpret, "out_dtype": out_dtype}
-    options["causal"] = settings.causal
-    return flash_tpu.forward(q, k, v, visible, scale=settings.scale, **options)
+    options = {"sizes": settings.block_sizes, "causal": settings.causal, "interpret": settings.interpret}
+    return flash_tpu.forward(q, k, v, visible, scale=settings.scale, out_dtype=out_dtype, **options)
 
 
 def backward(q, k, v, do, lse, delta, visible: Visible, settings: Settings, grad_dtype=None):
@@ -136,9 +135,8 @@ def backward(q, k, v, do, lse, delta, visible: Visible, settings: Settings, grad
     arrays = q, k, v, do, lse, delta, visible
     if settings.implementation == "xla":
         return blockwise.backward(*arrays, scale=settings.scale, grad_dtype=grad_dtype)
-    options = {"sizes": settings.block_sizes, "interpret": settings.interpret, "grad_dtype": grad_dtype}
-    options["causal"] = settings.causal
-    return flash_tpu_backward.backward(*arrays, scale=settings.scale, **options)
+    options = {"sizes": settings.block_sizes, "causal": settings.causal, "interpret": settings.interpret}
+    return flash_tpu_backward.backward(*arrays, scale=settings.scale, grad_dtype=grad_dtype, **options)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
