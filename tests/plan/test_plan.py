@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import signal
 import subprocess
 import sys
 
@@ -202,6 +203,30 @@ def test_the_planned_peak_is_what_a_process_takes(tmp_path):
     planned, taken = number("plan"), number("run")
     assert planned >= 1.5e9
     assert taken == pytest.approx(planned, rel=0.15)
+
+
+INTERRUPTED = """
+import hashlib, sys
+from stepaudio_jax import cli
+from stepaudio_jax.plan import command
+def plan_config(*_, **__):
+    print("compiling", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes that heed no signal, as a compiler's
+command.plan_config = plan_config
+sys.exit(cli.main(["plan", "--config=configs/tiny.py"]))
+"""
+
+
+def test_ctrl_c_while_it_compiles():
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "compiling\n"
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.communicate(timeout=20) == ("", "stepaudio plan: interrupted\n")
+        finally:
+            process.kill()
+    assert process.returncode == 130
 
 
 def test_a_stage_that_does_not_exist():
