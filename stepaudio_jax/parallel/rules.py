@@ -27,6 +27,11 @@ from stepaudio_jax.parallel.mesh import in_phases
 Axes = tuple[str | None, ...]
 
 
+def _is_axes(leaf: Any) -> bool:
+    """Whether a node of a tree is one array's axes; a named tuple or a tuple of tuples holds those of several."""
+    return type(leaf) is tuple and all(name is None or isinstance(name, str) for name in leaf)
+
+
 class ShardingError(ValueError):
     """Sizes that do not divide over the mesh; the message names both and what would."""
 
@@ -130,8 +135,9 @@ class ShardingRules:
         return NamedSharding(self.mesh, self.spec(axes))
 
     def specs(self, logical_axes: Any) -> Any:
-        """The specs of a tree whose leaves are tuples of logical axis names."""
-        return jax.tree.map(self.spec, logical_axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+        """The specs of a tree whose leaves are tuples of logical axis names; an empty one is an array that is whole
+        everywhere."""
+        return jax.tree.map(self.spec, logical_axes, is_leaf=_is_axes)
 
     def shardings(self, specs: Any) -> Any:
         """The shardings of a tree of specs."""

@@ -19,7 +19,7 @@ ROWS = 8
 
 
 def batch(shards: int, seed: int = 0) -> Batch:
-    """Eight rows, some with two clips, some with none."""
+    """Eight rows, each a question about one clip."""
     tokenizer, examples = small.tokenizer(), []
     for row in range(ROWS):
         question = miniature.make_question(np.random.default_rng((seed, row)), max_events=2)

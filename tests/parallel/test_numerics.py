@@ -2,9 +2,6 @@
 
 import functools
 import json
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -12,6 +9,7 @@ import optax
 import pytest
 
 from stepaudio_jax.parallel import make_mesh, mesh
+from tests import processes
 from tests.parallel import runs
 
 MESHES = [
@@ -111,12 +109,7 @@ if number == 0:
 
 def test_two_processes(tmp_path):
     """Two controllers of two devices each, over gloo, every process a slice."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", PROGRAM]
-    processes = [subprocess.Popen([*command, str(i), str(port), str(tmp_path / "out.npz")]) for i in range(2)]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    processes.run(PROGRAM, tmp_path / "out.npz")
     with np.load(tmp_path / "out.npz") as file:
         truth, _ = single()
         keys = [jax.tree_util.keystr(key) for key, _ in jax.tree_util.tree_leaves_with_path(truth)]
