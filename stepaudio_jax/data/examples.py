@@ -21,10 +21,14 @@ from stepaudio_jax.text import Conversation, Rendered, Tokenizer, render
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One rendered conversation and the chunks of its clips: float32 [samples] at 16 kHz, one per audio span."""
+    """One rendered conversation and the chunks of its clips: float32 [samples] at 16 kHz, one per audio span.
+
+    `source` is the number of its data set in a mixture.
+    """
 
     rendered: Rendered
     chunks: tuple[np.ndarray, ...]
+    source: int = 0
 
     @property
     def num_tokens(self) -> int:

@@ -2,7 +2,7 @@
 
 An epoch's order (mixture.py) is cut into windows of records; each window is packed into rows by itself (packing.py),
 and its rows are shuffled. A window is a pure function of (seed, epoch, mixture, record lengths, window size): every
-host plans the same rows, whichever of them it loads, and a run goes on from any place without planning what came before.
+host plans the same rows, whichever of them it loads, and a run goes on from any place without planning all before it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class RowPlan:
         for source in mixture.sources:
             digest.update(repr(dataclasses.replace(source, dataset=None)).encode())  # type: ignore[arg-type]
             for column in (source.dataset.tokens, source.dataset.rejected_tokens, source.dataset.kind):
-                digest.update(np.ascontiguousarray(column))
+                digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
 
 

@@ -21,7 +21,7 @@ def drawn(mixed: Mixture, epoch=0, start=0.0, stop=None, seed=7) -> list[list[in
     return [records[sources == i].tolist() for i in range(len(mixed.sources))]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(
