@@ -2,6 +2,9 @@
 
 import itertools
 import logging
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from stepaudio_jax.data.mixture import Mixture, Source
 from stepaudio_jax.data.pipeline import PackedBatches
 from stepaudio_jax.data.set_aside import AT_LEAST, DataError
 from tests import small
+from tests.data import pipeline_process
 from tests.data.memory import dialogue, dialogues, look, preference, stored
 
 ROW = 160
@@ -81,6 +85,42 @@ def test_a_run_goes_on_exactly_from_every_state(run, sources):
         assert resumed.state() == states[step + 2]
     second.restore(states[5])
     assert next(second) == batches[5][2:]
+
+
+def kill_after(files: dict, more: int):
+    """Runs a process per file, which loads the file's rows, and kills all of them once each wrote `more` batches."""
+    targets = {file: len(pipeline_process.whole_lines(file)) + more for file in files}
+    command = [sys.executable, "-m", "tests.data.pipeline_process"]
+    running = [subprocess.Popen([*command, str(file), *map(str, rows)]) for file, rows in files.items()]
+    try:
+        while any(len(pipeline_process.whole_lines(file)) < target for file, target in targets.items()):
+            assert all(process.poll() is None for process in running)
+            time.sleep(0.01)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def test_batches_are_the_same_after_kills_and_on_one_process_after_two(tmp_path):
+    halves = {tmp_path / "first": [0, 1], tmp_path / "second": [2, 3]}
+    for file in halves:
+        file.touch()
+    kill_after(halves, 30)
+    kill_after(halves, 7)
+    first, second = map(pipeline_process.whole_lines, halves)
+    whole = tmp_path / "whole"
+    whole.write_text((tmp_path / "first").read_text())
+    kill_after({whole: [0, 1, 2, 3]}, 20)
+    later = pipeline_process.whole_lines(whole)[len(first) :]
+
+    source = pipeline_process.pipeline()
+    expected = take(source, len(first) + len(later))
+    source.close()
+    assert [line["rows"] for line in first] == [rows[:2] for rows in expected[: len(first)]]
+    both = min(len(second), len(expected))
+    assert [line["rows"] for line in second[:both]] == [rows[2:] for rows in expected[:both]]
+    assert [line["rows"] for line in later] == expected[len(first) :]
 
 
 def test_a_state_of_other_data_is_refused(run, sources):
