@@ -21,9 +21,11 @@ from stepaudio_jax.text import Conversation, Rendered, Tokenizer, render
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One rendered conversation and the chunks of its clips: float32 [samples] at 16 kHz, one per audio span.
+    """One rendered conversation.
 
-    `source` is the number of its data set in a mixture.
+    Attributes:
+      chunks: of its clips, float32 [samples] at 16 kHz, one per audio span.
+      source: number of the data set it is from, for metrics.
     """
 
     rendered: Rendered

@@ -30,8 +30,12 @@ from stepaudio_jax.data.samples import Sample
 HAS_AUDIO, HAS_THINK = 1, 2
 """Bits of the `kind` column."""
 
-FILTERS = {"audio": (HAS_AUDIO, True), "text": (HAS_AUDIO, False), "cot": (HAS_THINK, True)}
-FILTERS["empty_think"] = (HAS_THINK, False)
+FILTERS = {
+    "audio": (HAS_AUDIO, True),
+    "text": (HAS_AUDIO, False),
+    "cot": (HAS_THINK, True),
+    "empty_think": (HAS_THINK, False),
+}
 STRETCH = 1 << 20
 
 

@@ -90,9 +90,9 @@ class PackedBatches:
         Raises:
           DataError: the state is of another mixture, data set, seed or window size.
         """
-        if state["plan"] != self.fingerprint:
+        if state.get("plan") != self.fingerprint:
             raise DataError(
-                f"data: expected the plan of rows that the run began with ({state['plan']}), found another one "
+                f"data: expected the plan of rows that the run began with ({state.get('plan')}), found another one "
                 f"({self.fingerprint}): a data set, the mixture, the row length or the seed has changed; "
                 "restore what was, or start a new run"
             )

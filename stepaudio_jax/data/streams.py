@@ -98,9 +98,9 @@ class StreamBatches:
 
     def restore(self, state: dict[str, Any]):
         """Goes on from a state of this process. Raises DataError if it was saved by another number of processes."""
-        if state["processes"] != self._processes:
+        if state.get("processes") != self._processes:
             raise DataError(
-                f"stream: expected the {state['processes']} processes that the run began with, found "
+                f"stream: expected the {state.get('processes')} processes that the run began with, found "
                 f"{self._processes}; only a stored data set (`stepaudio data build`) can go on with another number"
             )
         self._batches.set_state(state)
