@@ -22,6 +22,8 @@ FORMATS: dict[str, Callable[[Mapping[str, Any], Sounds], Dialogues]] = {
 }
 """By name: a record to its dialogue, and where there is one the same ending in a worse reply."""
 
+LONGEST_REASON = 400
+
 
 def detect(record: Mapping[str, Any]) -> str:
     """The format a record's columns speak of.
@@ -63,8 +65,15 @@ def parse(
         try:
             conversation, rejected = FORMATS[format or detect(record)](record, sounds)
         except ValueError as error:  # DialogueError, AudioError, and what the text classes refuse
-            raise RecordError(f"{where}: {' '.join(str(error).split())}") from None
+            raise RecordError(f"{where}: {_shown(str(error))}") from None
         sample = Sample(conversation, rejected, where)
     if not prompts and not any(turn.role == "assistant" for turn in sample.conversation.turns):
         raise RecordError(f"{where}: no assistant turn, nothing to train on; expected a reply (or prompts for RL)")
     return sample
+
+
+def _shown(reason: str) -> str:
+    """One line that is safe on a terminal: what a record says of itself may be long, or control it."""
+    line = " ".join(reason.split())
+    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+    return line if len(line) <= LONGEST_REASON else line[:LONGEST_REASON] + "…"
