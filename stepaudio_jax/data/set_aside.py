@@ -11,7 +11,7 @@ from stepaudio_jax.data.samples import RecordError
 AT_LEAST = 100
 """Records looked at before their share of bad ones says anything."""
 SHOWN = 100
-"""Bad records logged one by one; further ones are only counted."""
+"""Bad records logged one by one, each once however often it is met; further ones are only counted."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class SetAside:
         self.max_share = max_share
         self.seen = 0
         self.reasons: collections.Counter[str] = collections.Counter()
+        self._shown: set[str] = set()
         self._lock = threading.Lock()
 
     @property
@@ -53,10 +54,11 @@ class SetAside:
         with self._lock:
             self.seen += 1
             self.reasons[error.reason] += 1
-            if self.total <= SHOWN:
+            if len(self._shown) < SHOWN and str(error) not in self._shown:
+                self._shown.add(str(error))
                 logger.warning("set aside (%s): %s", error.reason, error)
-            if self.total == SHOWN:
-                logger.warning("%d records set aside; further ones are only counted", SHOWN)
+                if len(self._shown) == SHOWN:
+                    logger.warning("%d records were set aside; further ones are only counted", SHOWN)
             if self.seen >= AT_LEAST and self.total > self.max_share * self.seen:
                 raise DataError(
                     f"{self.summary()}, more than max_bad_share {self.max_share:.2%}; the last: {error}. Find them "
