@@ -7,11 +7,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from stepaudio_jax.data.examples import Example, encode
+from stepaudio_jax.data.lengths import Rendering
 from stepaudio_jax.data.mixture import Mixture
 from stepaudio_jax.data.samples import RecordError, Sample
-from stepaudio_jax.data.set_aside import SetAside, Unusable
+from stepaudio_jax.data.set_aside import DataError, SetAside, Unusable
 from stepaudio_jax.data.truncation import truncate
 from stepaudio_jax.text import Tokenizer
+
+
+def check_lengths(mixture: Mixture, tokenizer_sha256: str, render_options: Mapping[str, Any]):
+    """Raises DataError for a source whose lengths were stored for another tokenizer or other options than the run's."""
+    for source in mixture.sources:
+        where, info = f"sources.{source.name}", source.dataset.info
+        if info["tokenizer_sha256"] != tokenizer_sha256:
+            raise DataError(
+                f"{where}: expected lengths of the run's tokenizer (sha256 {tokenizer_sha256[:12]}…), found those of "
+                f"another ({info['tokenizer_sha256'][:12]}…); build the data set with the run's --tokenizer"
+            )
+        rendering = Rendering(**{name: value for name, value in render_options.items() if name in info["rendering"]})
+        for name, value in dataclasses.asdict(rendering).items():
+            if info["rendering"][name] != value:
+                raise DataError(
+                    f"{where}: expected lengths with {name}={value} as in the run, found {info['rendering'][name]}; "
+                    "build the data set again, or change the run"
+                )
 
 
 def render_sample(sample: Sample, tokenizer: Tokenizer, render_options: Mapping[str, Any]) -> list[Example]:

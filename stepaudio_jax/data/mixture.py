@@ -19,17 +19,15 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int
 
+from stepaudio_jax.data.lengths import HAS_AUDIO, HAS_THINK
 from stepaudio_jax.data.permutation import permute
 from stepaudio_jax.data.samples import Sample
-
-HAS_AUDIO, HAS_THINK = 1, 2
-"""Bits of the `kind` column."""
 
 FILTERS = {
     "audio": (HAS_AUDIO, True),
@@ -41,11 +39,10 @@ STRETCH = 1 << 20
 
 
 class Dataset(Protocol):
-    """What a source needs of a data set: its records and a column each of their rendered lengths and kinds.
+    """What a source needs of a data set (stored.StoredDataset): records, their rendered lengths and kinds (lengths.py),
+    and in `info` what the lengths were measured with."""
 
-    `rejected_tokens` is 0 where there is no rejected reply; `kind` has the bits HAS_AUDIO and HAS_THINK.
-    """
-
+    info: Mapping[str, Any]
     tokens: Int[np.ndarray, " N"]
     rejected_tokens: Int[np.ndarray, " N"]
     kind: Int[np.ndarray, " N"]

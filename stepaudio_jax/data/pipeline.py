@@ -14,7 +14,7 @@ from typing import Any
 import grain
 
 from stepaudio_jax.data.examples import Batch, Example
-from stepaudio_jax.data.loading import Loader
+from stepaudio_jax.data.loading import Loader, check_lengths
 from stepaudio_jax.data.mixture import Mixture
 from stepaudio_jax.data.plan import START, WINDOW, Place, RowPlan, Rows
 from stepaudio_jax.data.set_aside import DataError, SetAside
@@ -36,6 +36,7 @@ class PackedBatches:
         self,
         mixture: Mixture,
         tokenizer: Tokenizer,
+        tokenizer_sha256: str,
         collate: Collate,
         *,
         batch_rows: int,
@@ -48,6 +49,7 @@ class PackedBatches:
     ):
         """
         Args:
+          tokenizer_sha256: lengths.tokenizer_sha256 of where the tokenizer is from.
           batch_rows: rows of a batch over all processes.
           rows: which of them (0 to batch_rows - 1) this process loads, in the order `collate` takes them; None for all.
           window: records packed at once (plan.RowPlan).
@@ -63,6 +65,7 @@ class PackedBatches:
         own = list(range(batch_rows)) if rows is None else list(rows)
         if not own or not set(own) <= set(range(batch_rows)):
             raise ValueError(f"rows: expected some of the {batch_rows} rows of a batch, found {own}")
+        check_lengths(mixture, tokenizer_sha256, render_options)
         self.set_aside = SetAside(max_bad_share)
         self._plan = RowPlan(mixture, seed=seed, window=window)
         self._loader = Loader(mixture, tokenizer, render_options, self.set_aside)

@@ -12,6 +12,7 @@ class Columns:
     tokens: np.ndarray
     rejected_tokens: np.ndarray
     kind: np.ndarray
+    info: dict = dataclasses.field(default_factory=dict)
 
     def __len__(self):
         return len(self.tokens)

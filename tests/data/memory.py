@@ -6,10 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from stepaudio_jax.data import encode
-from stepaudio_jax.data.mixture import HAS_AUDIO, HAS_THINK
+from stepaudio_jax.data.lengths import HAS_AUDIO, HAS_THINK, Rendering
 from stepaudio_jax.data.samples import RecordError, Sample
 from stepaudio_jax.text import Audio, Conversation, assistant, human
 from tests import small
+
+SHA256 = "5" * 64
+MEASURED = {"tokenizer_sha256": SHA256, "rendering": dataclasses.asdict(Rendering())}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Memory:
     tokens: np.ndarray
     rejected_tokens: np.ndarray
     kind: np.ndarray
+    info: dict
     broken: frozenset[int] = frozenset()
 
     def __len__(self):
@@ -43,6 +47,7 @@ def stored(samples: Sequence[Sample], **fields) -> Memory:
         "tokens": np.array([tokens(sample.conversation) for sample in samples], np.int32),
         "rejected_tokens": np.array([tokens(sample.rejected) for sample in samples], np.int32),
         "kind": np.array([kind(sample) for sample in samples], np.uint8),
+        "info": MEASURED,
     }
     return Memory(samples, **(columns | fields))
 

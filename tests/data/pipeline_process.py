@@ -11,7 +11,7 @@ from pathlib import Path
 from stepaudio_jax.data.mixture import Mixture, Source
 from stepaudio_jax.data.pipeline import PackedBatches
 from tests import small
-from tests.data.memory import dialogues, look
+from tests.data.memory import SHA256, dialogues, look
 
 BATCH_ROWS = 4
 
@@ -22,7 +22,8 @@ def digests(rows) -> list[str]:
 
 def pipeline(rows: list[int] | None = None) -> PackedBatches:
     mixture = Mixture([Source("a", dialogues(60, 1), 2), Source("b", dialogues(50, 2))], row_tokens=160)
-    return PackedBatches(mixture, small.tokenizer(), digests, batch_rows=BATCH_ROWS, rows=rows, seed=3, window=40)
+    options = {"batch_rows": BATCH_ROWS, "rows": rows, "seed": 3, "window": 40}
+    return PackedBatches(mixture, small.tokenizer(), SHA256, digests, **options)
 
 
 def whole_lines(file: Path) -> list[dict]:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepaudio_jax.data.mixture import HAS_AUDIO, HAS_THINK, Mixture, Source
+from stepaudio_jax.data.lengths import HAS_AUDIO, HAS_THINK
+from stepaudio_jax.data.mixture import Mixture, Source
 from tests.data.columns import columns, dialogues
 
 

@@ -1,5 +1,6 @@
 """The pipeline: the same batches for any number of processes and after any stop; bad records move nothing."""
 
+import dataclasses
 import itertools
 import logging
 import subprocess
@@ -12,9 +13,10 @@ import pytest
 from stepaudio_jax.data.mixture import Mixture, Source
 from stepaudio_jax.data.pipeline import PackedBatches
 from stepaudio_jax.data.set_aside import AT_LEAST, DataError
+from stepaudio_jax.text import Conversation
 from tests import small
 from tests.data import pipeline_process
-from tests.data.memory import dialogue, dialogues, look, preference, stored
+from tests.data.memory import SHA256, dialogue, dialogues, look, preference, stored
 
 ROW = 160
 
@@ -32,7 +34,7 @@ def run():
     def make(sources, *, batch_rows=4, row_tokens=ROW, too_long="truncate", **options):
         mixture = Mixture(sources, row_tokens=row_tokens, too_long=too_long)
         options = {"seed": 3, "window": 40, "threads": 3} | options
-        made.append(PackedBatches(mixture, small.tokenizer(), look, batch_rows=batch_rows, **options))
+        made.append(PackedBatches(mixture, small.tokenizer(), SHA256, look, batch_rows=batch_rows, **options))
         return made[-1]
 
     yield make
@@ -159,13 +161,12 @@ def test_too_many_bad_records_stop_the_run(run, sources):
 
 def test_every_reason_is_told_apart(run):
     samples = [dialogue(0), dialogue(1), dialogue(2, sounds=[0.01]), dialogue(3), dialogue(4, 200)]
-    short = dialogue(3).conversation
-    untrained = type(short)((short.turns[0],))
-    samples[3] = type(samples[3])(untrained, where="memory:3")
+    untrained = Conversation(samples[3].conversation.turns[:1])
+    samples[3] = dataclasses.replace(samples[3], conversation=untrained)
     tokens = [stored([s]).tokens[0] if i != 2 else 20 for i, s in enumerate(samples)]
     tokens[1] += 1
     dataset = stored([dialogue(9)] * 5)
-    dataset = type(dataset)(samples, np.array(tokens, np.int32), dataset.rejected_tokens, dataset.kind, frozenset({0}))
+    dataset = dataclasses.replace(dataset, samples=samples, tokens=np.array(tokens, np.int32), broken=frozenset({0}))
     pipeline = run([Source("x", dataset)], batch_rows=1, row_tokens=60, max_bad_share=1.0)
     rows = take(pipeline, 20)
     assert {"cannot be read", "length differs", "cannot be rendered", "nothing to train on"} == set(
@@ -201,6 +202,16 @@ def test_render_options_reach_the_renderer(run):
     assert trained[1] == spared[1] and sum(trained[2]) > sum(spared[2]) > 0
 
 
+def test_lengths_of_another_tokenizer_or_template_are_refused(run):
+    dataset = stored([dialogue(0)])
+    other = dataclasses.replace(dataset, info={**dataset.info, "tokenizer_sha256": "6" * 64})
+    with pytest.raises(DataError, match=r"sources\.x: expected lengths of the run's tokenizer \(sha256 5{12}…\)"):
+        run([Source("x", other)])
+    with pytest.raises(DataError, match=r"sources\.x: expected lengths with keep_think=True .*, found False"):
+        run([Source("x", dataset)], keep_think=True)
+    run([Source("x", dataset)], empty_think_loss=False)  # changes no length
+
+
 def test_rows_of_no_batch_are_refused(run, sources):
     for rows in ([], [4], [-1]):
         with pytest.raises(ValueError, match="rows: expected some of the 4 rows of a batch"):
@@ -211,7 +222,8 @@ def test_an_error_in_collate_reaches_the_step(sources):
     def collate(rows):
         raise ValueError("chunks: do not fit")
 
-    pipeline = PackedBatches(Mixture(sources, row_tokens=ROW), small.tokenizer(), collate, batch_rows=2, seed=0)
+    mixture = Mixture(sources, row_tokens=ROW)
+    pipeline = PackedBatches(mixture, small.tokenizer(), SHA256, collate, batch_rows=2, seed=0)
     with pytest.raises(ValueError, match="chunks: do not fit"):
         next(pipeline)
     pipeline.close()

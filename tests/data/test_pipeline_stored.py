@@ -14,7 +14,7 @@ from stepaudio_jax.data.set_aside import DataError
 from stepaudio_jax.data.stored import RecordWriter, StoredDataset, encode_sample
 from stepaudio_jax.text import Conversation
 from tests import small
-from tests.data.memory import dialogue, look, stored
+from tests.data.memory import MEASURED, SHA256, dialogue, look, stored
 
 GOOD = 60
 
@@ -58,13 +58,14 @@ def write(folder, records: list[bytes], tokens: list[int]) -> StoredDataset:
     for name, dtype in columns.items():
         np.save(folder / f"{name}.npy", np.array(tokens if name == "tokens" else [0] * len(tokens), dtype))
     shards = [{"name": "records-00000-of-00001.arrayrecord", "records": len(records)}]
-    (folder / "dataset.json").write_text(json.dumps({"version": 1, "records": len(records), "shards": shards}))
+    info = {"version": 1, "records": len(records), "shards": shards, **MEASURED}
+    (folder / "dataset.json").write_text(json.dumps(info))
     return StoredDataset(folder)
 
 
 def pipeline(dataset, **options) -> PackedBatches:
     mixture = Mixture([Source("a", dataset)], row_tokens=160)
-    return PackedBatches(mixture, small.tokenizer(), look, batch_rows=4, seed=0, window=40, **options)
+    return PackedBatches(mixture, small.tokenizer(), SHA256, look, batch_rows=4, seed=0, window=40, **options)
 
 
 def test_damage_moves_nothing_else(tmp_path):
