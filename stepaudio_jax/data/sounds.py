@@ -9,6 +9,7 @@ import base64
 import binascii
 import functools
 import io
+import os
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ class Sounds:
         """
         self.roots = [found for root in roots for found in _expand(epath.Path(root))]
         self.max_seconds = max_seconds
-        self._folders = [root if "://" in str(root) else root.resolve() for root in self.roots if root.suffix != ".tar"]
+        self._folders = [os.path.realpath(root) for root in self.roots if root.suffix != ".tar" and _is_local(root)]
 
     def load(self, reference: Any, what: str) -> Audio:
         """A clip from a path, a `data:` URL, bytes, {"bytes", "path"}, or {"array", "sampling_rate"}.
@@ -97,14 +98,18 @@ class Sounds:
             elif (path := _below(root, name)) is None:
                 outside = name
             elif _is_file(path):
-                if "://" not in str(path) and not any(path.resolve().is_relative_to(top) for top in self._folders):
-                    outside = str(path.resolve())
-                else:
+                if self._is_inside(path):
                     return Audio(load_audio(path, max_seconds=self.max_seconds), name)
+                outside = os.path.realpath(path)
         where = ", ".join(map(str, self.roots)) or "no folder: none was named"
         if outside is not None:
             raise AudioError(f"{shown} lies at {outside[:200]}, outside of {where}; name its folder as a root too")
         raise AudioError(f"{shown}: no such file under {where}")
+
+    def _is_inside(self, path: epath.Path) -> bool:
+        """Whether a file, links followed, lies in one of the folders; gs:// has no links."""
+        real = os.path.realpath(path)  # epath's own resolve follows no links
+        return not _is_local(path) or any(os.path.commonpath([real, folder]) == folder for folder in self._folders)
 
     @functools.cached_property
     def _members(self) -> dict[str, tuple[epath.Path, int, int]]:
@@ -127,18 +132,20 @@ def _expand(root: epath.Path) -> list[epath.Path]:
 
 
 def _below(root: epath.Path, name: str) -> epath.Path | None:
-    """The path that a name has in a folder; None for a whole path that does not begin with it."""
-    if not (name.startswith("/") or "://" in name):
-        return root / name
-    path = epath.Path(name)
-    return path if path.is_relative_to(root) or (name[0] == "/" and path.is_relative_to(root.resolve())) else None
+    """The path that a name has in a folder; None for a whole path that does not lie there."""
+    if name.startswith("/"):
+        return epath.Path(name) if _is_local(root) else None
+    if _SCHEME.match(name):
+        return epath.Path(name) if name.startswith(f"{root}/") else None
+    return root / name
+
+
+def _is_local(path: epath.Path) -> bool:
+    return not _SCHEME.match(str(path))
 
 
 def _is_file(path: epath.Path) -> bool:
-    try:
-        return path.exists() if "://" in str(path) else path.is_file()  # neither a pipe nor a device
-    except OSError:  # a name that is too long
-        return False
+    return os.path.isfile(path) if _is_local(path) else path.exists()  # neither a pipe nor a device
 
 
 def _list_members(shard: epath.Path) -> list[tuple[str, int, int]]:

@@ -58,7 +58,7 @@ def dialogue(
     before = optional(record, "system", str)
     if before and said[0].role != "system":  # where both are given, LLaMA-Factory takes the message
         said = (system(before), *said)
-    return Conversation(said, tools(record), extra(record, {*used, "system", "tools"}))
+    return Conversation(said, tools(record), extra(record, {*used, "audio", "system", "tools"}))
 
 
 def turns(
@@ -81,7 +81,8 @@ def turns(
 
 
 def clips(record: Mapping[str, Any], name: str, sounds: Sounds) -> list[Audio]:
-    """The clips of a column: a list of references, or one."""
+    """The clips of a column: a list of references, or one, which Hugging Face calls `audio` in place of `audios`."""
+    name = name if record.get(name) is not None else name.removesuffix("s")
     value = record.get(name)
     references = [] if value is None else value if isinstance(value, list) else [value]
     return [sounds.load(reference, f"{name}[{i}]") for i, reference in enumerate(references)]
