@@ -2,6 +2,7 @@
 
 stepaudio demo                        three fresh scenes, heard and answered by the tiny model
 stepaudio ask FILE… QUESTION          ask about your own sound
+stepaudio data check FILES            counts, lengths, sounds and every bad record of a data set; data build stores it
 stepaudio train --config=… --workdir=…
 stepaudio eval                        examine a checkpoint on held-out scenes
 stepaudio plan --config=… --topology=v5p:4x4x4
@@ -38,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="stepaudio", description="Step-Audio-R1 in JAX")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (define, help_text) in _COMMANDS.items():
-        define(commands.add_parser(name, help=help_text, description=help_text))
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        if argv[:1] == [name]:  # the others' imports would take seconds
+            define(command)
     args, rest = parser.parse_known_args(argv)
     if rest and args.command not in ("train", "plan"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -171,6 +174,13 @@ def _plan(args: argparse.Namespace) -> int:
     return run(args.config, args.rest, args)
 
 
+def _data_parser(parser: argparse.ArgumentParser):
+    from stepaudio_jax.data import check
+
+    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    check.define(commands.add_parser("check", help="what is in a data set, and which records cannot be used"))
+
+
 def _convert_parser(parser: argparse.ArgumentParser):
     from checkpoints_convert.command import define
 
@@ -180,6 +190,7 @@ def _convert_parser(parser: argparse.ArgumentParser):
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "ask": (_ask_parser, "ask a question about sound files"),
     "demo": (_demo_parser, "render three scenes and let the tiny model answer about them"),
+    "data": (_data_parser, "check a data set, and store it for training"),
     "train": (_train_parser, "train by a config file"),
     "eval": (_eval_parser, "examine a checkpoint on held-out scenes"),
     "plan": (_plan_parser, "does a config fit a pod, what would it cost, what limits it; without a TPU"),

@@ -143,7 +143,8 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 def undeclared(root: Path) -> list[str]:
     """Imports of the packages that pyproject.toml does not ask for, and a fresh installation lacks."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = [*project["dependencies"], *project.get("optional-dependencies", {}).get("serve", [])]
+    extras = project.get("optional-dependencies", {})
+    asked = [*project["dependencies"], *(line for name in ("data", "train", "serve") for line in extras.get(name, []))]
     declared = {re.split(r"[^\w.-]", line, maxsplit=1)[0].lower().replace("_", "-") for line in asked}
     installed = packages_distributions()  # import name → names to install
     missing = []

@@ -102,15 +102,15 @@ def assistant(*parts: Part | str, think: str | None = None, loss: bool | None = 
     return Turn("assistant", _parts(parts), think=think, loss=loss, complete=complete)
 
 
-def with_placeholders(text: str, clips: Sequence[Audio]) -> tuple[Part, ...]:
-    """Splits text at each `<audio_patch>` and puts the clips there, dropping a newline right after it.
+def with_placeholders(text: str, clips: Sequence[Audio], placeholder: str = AUDIO_PLACEHOLDER) -> tuple[Part, ...]:
+    """Splits text at each placeholder and puts the clips there, dropping a newline right after it.
 
     Raises:
       ValueError: the number of placeholders is not the number of clips.
     """
-    pieces = text.split(AUDIO_PLACEHOLDER)
+    pieces = text.split(placeholder)
     if len(pieces) - 1 != len(clips):
-        raise ValueError(f"{len(pieces) - 1} {AUDIO_PLACEHOLDER} in the text but {len(clips)} audio clips")
+        raise ValueError(f"{len(pieces) - 1} {placeholder} in the text but {len(clips)} audio clips")
     parts: list[Part] = [Text(pieces[0])] if pieces[0] else []
     for clip, piece in zip(clips, pieces[1:], strict=True):
         parts.append(clip)

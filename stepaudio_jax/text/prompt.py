@@ -7,8 +7,8 @@
     </think>
     2<|EOT|>
 
-The text after an assistant's `<think>` line is tokenised apart from it, so that training sees exactly the ids
-that generation, which is handed that line, will produce.
+The text after an assistant's `<think>` line, or after the empty think block, is tokenised apart from it, so that
+training sees exactly the ids that generation, which is handed that line or block, will produce.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def render(
     thinking: bool = True,
     keep_think: bool = False,
     template: str = "default",
+    empty_think_loss: bool = True,
 ) -> Rendered:
     """Renders a conversation for training, or with `generate` as a prompt.
 
@@ -60,6 +61,8 @@ def render(
       keep_think: keep the reasoning of earlier assistant turns in the history (default: strip it).
       template: "default", or "released", which like the release's own template writes no `<|EOT|>` after the
         assistant turns of the history.
+      empty_think_loss: False keeps the empty think block of a reply without reasoning out of the loss; the ids are
+        the same.
 
     In training the last assistant turn carries the loss, and with `keep_think` all of them: an earlier turn whose
     reasoning was stripped would teach the model to answer without thinking. `Turn.loss` overrides.
@@ -83,9 +86,11 @@ def render(
             continue
         thought = keep_think or (i == last_assistant and (not generate or final))
         loss = turn.loss if turn.loss is not None else (i == last_assistant or keep_think)
-        _assistant(out, turn, chunk_tokens, thought=thought, loss=loss and not generate)
+        loss = loss and not generate
+        think_loss = loss and (empty_think_loss or not is_empty_think(turn))
+        _assistant(out, turn, chunk_tokens, thought=thought, loss=loss, think_loss=think_loss)
         if turn.complete and (template == "default" or (final and not generate)):
-            out.special(tokenizer.end_of_turn, loss and not generate)
+            out.special(tokenizer.end_of_turn, loss)
     if conversation.tools is not None and len(turns) == int(has_system):
         _tools(out, conversation.tools)
     if generate and turns[-1].complete:
@@ -94,6 +99,10 @@ def render(
         if not thinking:
             out.text(THINK_CLOSE)
     return out.rendered()
+
+
+def is_empty_think(turn: Turn) -> bool:
+    return not (turn.think or "").strip()
 
 
 def _tools(out: _Writer, tools: str):
@@ -107,7 +116,7 @@ def _open(out: _Writer, role: str, then: str = ""):
     out.text(f"{role}\n{then}")
 
 
-def _assistant(out: _Writer, turn: Turn, chunk_tokens, *, thought: bool, loss: bool):
+def _assistant(out: _Writer, turn: Turn, chunk_tokens, *, thought: bool, loss: bool, think_loss: bool):
     if not turn.complete and turn.think is None:  # a prefix in the caller's own words, `<think>` and all
         _open(out, turn.role)
         _parts(out, turn, chunk_tokens, loss=loss)
@@ -118,7 +127,9 @@ def _assistant(out: _Writer, turn: Turn, chunk_tokens, *, thought: bool, loss: b
         _open(out, turn.role, then=THINK_OPEN)
         out.cut()
         still_thinking = not turn.complete and not turn.parts
-        out.text((turn.think or "") + ("" if still_thinking else THINK_CLOSE), loss)
+        out.text((turn.think or "") + ("" if still_thinking else THINK_CLOSE), think_loss)
+        if is_empty_think(turn):
+            out.cut()  # generation without thinking is handed the block whole
     _parts(out, turn, chunk_tokens, loss=loss)
 
 

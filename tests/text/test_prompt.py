@@ -2,8 +2,21 @@
 
 import numpy as np
 import pytest
+import tokenizers
 
-from stepaudio_jax.text import Audio, Conversation, Text, Turn, assistant, human, render, system, with_placeholders
+from stepaudio_jax.text import (
+    Audio,
+    Conversation,
+    Text,
+    Tokenizer,
+    Turn,
+    assistant,
+    human,
+    render,
+    system,
+    with_placeholders,
+)
+from tests.text.conftest import byte_level
 
 CLIP = Audio(np.zeros(16000, np.float32))
 
@@ -47,6 +60,51 @@ def test_a_reply_without_reasoning_is_trained_with_the_empty_think(tokenizer):
     assert show(Conversation((human("Hi"), assistant("Hello"))), tokenizer).endswith(
         "<|BOT|>assistant\n<think>\n⟦\n</think>\nHello<|EOT|>⟧"
     )
+
+
+def test_the_empty_think_can_stay_out_of_the_loss(tokenizer):
+    """Token by token: of the ids, which stay the same, the block's leave the loss and nothing else."""
+    for think in (None, "", " \n"):
+        conversation = Conversation((human("Hi"), assistant("\nHello", think=think)))
+        trained = render(conversation, tokenizer, lambda clip: [])
+        out = render(conversation, tokenizer, lambda clip: [], empty_think_loss=False)
+        assert out.token_ids.tolist() == trained.token_ids.tolist()
+        head = len(tokenizer.encode("human\nHi")) + len(tokenizer.encode("assistant\n<think>\n")) + 3
+        block = len(tokenizer.encode((think or "") + "\n</think>\n"))
+        reply = len(tokenizer.encode("\nHello")) + 1
+        assert out.loss_mask.tolist() == [False] * (head + block) + [True] * reply
+        assert trained.loss_mask.tolist() == [False] * head + [True] * (block + reply)
+
+
+def test_only_empty_blocks_leave_the_loss(tokenizer):
+    turns = (human("a"), assistant("b", loss=True), human("c"), assistant("d", think="u"))
+    for keep_think, empty in ((False, "⟦b<|EOT|>⟧"), (True, "<think>\n\n</think>\n⟦b<|EOT|>⟧")):
+        shown = show(Conversation(turns), tokenizer, keep_think=keep_think, empty_think_loss=False)
+        assert shown == (
+            f"<|BOT|>human\na<|EOT|><|BOT|>assistant\n{empty}"
+            "<|BOT|>human\nc<|EOT|><|BOT|>assistant\n<think>\n⟦u\n</think>\nd<|EOT|>⟧"
+        )
+
+
+def test_a_reply_after_the_handed_empty_think_is_trained_with_generation_ids():
+    backend = byte_level()
+    vocabulary = {**backend.get_vocab(with_added_tokens=False), "ĊĊ": 300}
+    backend.model = tokenizers.models.BPE(vocab=vocabulary, merges=[("Ċ", "Ċ")])  # it would join two line ends
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = Tokenizer(backend)
+    assert len(tokenizer.encode("\n\n")) == 1
+    turns = (human("Hi"), assistant("\nHello"))
+    prompt = render(Conversation(turns[:1]), tokenizer, lambda clip: [], generate=True, thinking=False).token_ids
+    whole = render(Conversation(turns), tokenizer, lambda clip: []).token_ids.tolist()
+    assert whole == [*prompt.tolist(), *tokenizer.encode("\nHello"), tokenizer.end_of_turn]
+
+
+def test_the_first_token_is_never_trained(tokenizer):
+    """It has no predecessor; in a packed row, that would be the last token of another dialogue."""
+    for turn in (Turn("human", (Text("a"),), loss=True), Turn("system", (Text("a"),), loss=True), assistant("a")):
+        for options in ({}, {"keep_think": True}, {"template": "released"}):
+            out = render(Conversation((turn,)), tokenizer, lambda clip: [], **options)
+            assert not out.loss_mask[0] and out.loss_mask.any()
 
 
 DIALOGUE = Conversation((human("a"), assistant("b", think="t"), human("c"), assistant("d", think="u")))

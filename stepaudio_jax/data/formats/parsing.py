@@ -1,0 +1,79 @@
+"""Which format a record has, and from there to a Sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stepaudio_jax.data.formats import chat, sharegpt, swift, verl
+from stepaudio_jax.data.formats.fields import DialogueError
+from stepaudio_jax.data.reading import Record
+from stepaudio_jax.data.samples import RecordError, Sample
+from stepaudio_jax.data.sounds import Sounds
+from stepaudio_jax.text import Conversation
+
+Dialogues = tuple[Conversation, Conversation | None]
+
+FORMATS: dict[str, Callable[[Mapping[str, Any], Sounds], Dialogues]] = {
+    "swift": swift.read,
+    "sharegpt": sharegpt.read,
+    "chat": chat.read,
+    "verl": verl.read,
+}
+"""By name: a record to its dialogue, and where there is one the same ending in a worse reply."""
+
+LONGEST_REASON = 400
+
+
+def detect(record: Mapping[str, Any]) -> str:
+    """The format a record's columns speak of.
+
+    Raises:
+      DialogueError: none of them.
+    """
+    has = {name for name, value in record.items() if value is not None}
+    if "prompt" in has and has & {"reward_model", "data_source"}:
+        return "verl"
+    if "prompt" in has and has & {"chosen", "completion"}:
+        return "chat"
+    if "conversations" in has:
+        return "sharegpt"
+    if "messages" in has:
+        return "chat" if chat.has_parts(record["messages"]) else "swift"
+    raise DialogueError(
+        f"no known format; expected the column messages (swift, chat), conversations (sharegpt), prompt with chosen or "
+        f"completion (chat), or prompt with reward_model (verl), found {', '.join(sorted(map(str, has))) or 'nothing'}"
+    )
+
+
+def parse(
+    record: Record, sounds: Sounds, where: str, *, format: str | None = None, prompts: bool = False
+) -> Sample:
+    """A record to a Sample, its sounds loaded; a Sample stays what it is.
+
+    Args:
+      where: the record's place, "file:line".
+      format: one of FORMATS; by default detected from the record's columns.
+      prompts: take records without a reply too: prompts for reinforcement learning.
+
+    Raises:
+      RecordError: it cannot be used; one line, beginning with `where`.
+    """
+    if isinstance(record, Sample):
+        sample = record
+    else:
+        try:
+            conversation, rejected = FORMATS[format or detect(record)](record, sounds)
+        except ValueError as error:  # DialogueError, AudioError, and what the text classes refuse
+            raise RecordError(f"{where}: {_shown(str(error))}") from None
+        sample = Sample(conversation, rejected, where)
+    if not prompts and not any(turn.role == "assistant" for turn in sample.conversation.turns):
+        raise RecordError(f"{where}: no assistant turn, nothing to train on; expected a reply (or prompts for RL)")
+    return sample
+
+
+def _shown(reason: str) -> str:
+    """One line that is safe on a terminal: what a record says of itself may be long, or control it."""
+    line = " ".join(reason.split())
+    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+    return line if len(line) <= LONGEST_REASON else line[:LONGEST_REASON] + "…"

@@ -1,0 +1,37 @@
+"""ShareGPT, as LLaMA-Factory reads it: `conversations` of from and value, the sounds in a column beside them.
+
+    {"conversations": [{"from": "human", "value": "<audio>How many tones?"}, {"from": "gpt", "value": "Two."}],
+     "audios": ["clips/17.wav"], "system": "Be brief.", "tools": "[…]"}
+
+A pair to prefer by ends in the human's turn, and has the replies beside it:
+
+    {"conversations": […], "chosen": {"from": "gpt", "value": "Two."}, "rejected": {"from": "gpt", "value": "One."}}
+
+Other columns are kept in `extra`. (github.com/hiyouga/LLaMA-Factory, data/README.md.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stepaudio_jax.data.formats import messages
+from stepaudio_jax.data.formats.fields import field
+from stepaudio_jax.data.sounds import Sounds
+from stepaudio_jax.text import Conversation
+
+COLUMNS = ("conversations", "audios", "chosen", "rejected")
+NAMES = {"column": "conversations", "role": "from", "content": "value"}
+
+
+def read(record: Mapping[str, Any], sounds: Sounds) -> tuple[Conversation, Conversation | None]:
+    """(dialogue, the same with the worse reply or None). Raises DialogueError or AudioError."""
+    conversation = messages.dialogue(record, sounds, COLUMNS, **NAMES)
+    if record.get("chosen") is None and record.get("rejected") is None:
+        return conversation, None
+    better, worse = (
+        messages.turns([field(record, column, dict)], [], sounds, column, "audios", "from", "value")[0]
+        for column in ("chosen", "rejected")
+    )
+    conversation = Conversation((*conversation.turns, better), conversation.tools, conversation.extra)
+    return conversation, messages.ending_in(conversation, worse, "rejected")

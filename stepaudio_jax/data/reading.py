@@ -1,0 +1,279 @@
+"""Files on disk to records, one after the other or by number.
+
+    .jsonl, .json                  an object a line, or one list of objects
+    .parquet                       a row is a record (pyarrow, extra `data`)
+    .arrayrecord, .array_record    JSON, or samples as data/stored.py writes them
+    a folder with dataset.json     a data set that `stepaudio data build` made
+    a folder with features.json    prepared by TensorFlow Datasets (data/tfds_folder.py); FOLDER/train names a split
+
+A record is a mapping for `formats.parse`, or a whole Sample where it was stored as one. Its place, for messages, is
+"file:line" in JSON and "file:number" elsewhere, from 1. What cannot be read comes as a RecordError in its place, so
+that numbers stay what they are. Nothing is kept of a file but where its records begin; a `.json` list stays in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from etils import epath
+
+from stepaudio_jax.data.samples import RecordError, Sample
+
+Record = Mapping[str, Any] | Sample
+Placed = tuple[str, Record | RecordError]
+
+ARRAY_RECORD = (".arrayrecord", ".array_record")
+JSON = (".jsonl", ".json")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class Source(Protocol):
+    """Records that are reached by number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Iterator[Placed]:
+        """The records of numbers [start, stop), from 0."""
+        ...
+
+
+def count(path: epath.PathLike) -> int:
+    """How many records a file or folder has, unreadable ones included.
+
+    Raises:
+      OSError: no such file.
+      ValueError: not a file of records; the message says what is read.
+    """
+    return len(_source(path))
+
+
+def read_range(path: epath.PathLike, start: int, stop: int) -> Iterator[Placed]:
+    """(place, record) of the records of numbers [start, stop), from 0, as far as there are that many."""
+    source = _source(path)
+    return source.read(min(start, len(source)), min(stop, len(source)))
+
+
+def read(paths: Iterable[epath.PathLike]) -> Iterator[Placed]:
+    """(place, record) of every record of every path, in order."""
+    for path in paths:
+        yield from read_range(path, 0, count(path))
+
+
+def from_json(data: bytes | str, where: str) -> Placed:
+    """One JSON object, or why it is none."""
+    try:
+        record = json.loads(data)
+        if isinstance(data, bytes) and _SURROGATE.search(data):
+            json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return where, RecordError(f"{where}: not Unicode text, half of a surrogate pair stands alone in it")
+    except json.JSONDecodeError as error:
+        return where, RecordError(f"{where}: not JSON ({error.msg}, at character {error.pos})")
+    except (ValueError, RecursionError) as error:
+        return where, RecordError(f"{where}: not JSON ({error})")
+    if not isinstance(record, dict):
+        return where, RecordError(f"{where}: expected a JSON object, found {type(record).__name__}")
+    return where, record
+
+
+def _source(path: epath.PathLike) -> Source:
+    path = epath.Path(path)
+    if path.suffix in (*JSON, ".parquet", *ARRAY_RECORD) and path.exists() and not path.is_dir():
+        stat = path.stat()
+        return _open(str(path), stat.length, stat.mtime)
+    if (path / "dataset.json").exists():
+        return _open(str(path), 0, (path / "dataset.json").stat().mtime)
+    for folder, split in ((path, None), (path.parent, path.name)):
+        if (folder / "features.json").exists():
+            from stepaudio_jax.data.tfds_folder import TfdsFolder
+
+            return TfdsFolder(folder, split)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    kinds = ", ".join((*JSON, ".parquet", *ARRAY_RECORD))
+    raise ValueError(f"{path}: not a file of records; expected {kinds}, or a folder with dataset.json or features.json")
+
+
+@functools.lru_cache(maxsize=16)
+def _open(path: str, size: int, mtime: float) -> Source:
+    """Opened once for all pieces that are read of it; `size` and `mtime` tell a file that has changed."""
+    suffix = epath.Path(path).suffix
+    if suffix == ".parquet":
+        return _Parquet(path)
+    if suffix in ARRAY_RECORD:
+        return _ArrayRecord(path)
+    if suffix not in JSON:
+        return _Stored(path)
+    with epath.Path(path).open("rb") as stream:
+        first = next((line for line in stream if line.strip()), b"")
+    return _List(path) if first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[") else _Lines(path)
+
+
+class _Lines:
+    """One JSON object a line; blank lines are none."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._starts, self._numbers = array("q"), array("q")
+        at = 0
+        with epath.Path(path).open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    self._starts.append(at)
+                    self._numbers.append(number)
+                at += len(line)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def read(self, start: int, stop: int) -> Iterator[Placed]:
+        with epath.Path(self._path).open("rb") as stream:
+            for i in range(start, stop):
+                stream.seek(self._starts[i])
+                yield from_json(stream.readline(), f"{self._path}:{self._numbers[i]}")
+
+
+class _List:
+    """One JSON list of objects. Where it stops being that, the rest of the file is one bad record."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._text = epath.Path(path).read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        self._items = list(_items(self._text))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def read(self, start: int, stop: int) -> Iterator[Placed]:
+        for first, end, line in self._items[start:stop]:
+            data = self._text[first:end].encode("utf-8", errors="surrogateescape")
+            where, record = from_json(data, f"{self._path}:{line}")
+            if isinstance(record, RecordError) and end == len(self._text):
+                record = RecordError(f"{record}; the list is broken off here, nothing behind it is read")
+            yield where, record
+
+
+def _items(text: str) -> Iterator[tuple[int, int, int]]:
+    """(first character, the one after the last, line) of each item of a JSON list, and of what breaks it off."""
+    decoder, space = json.JSONDecoder(), re.compile(r"[\s,]*")
+    at, seen, line = text.index("[") + 1, 0, 1
+    while True:
+        first = space.match(text, at).end()  # pyright: ignore[reportOptionalMemberAccess]
+        line += text.count("\n", seen, first)
+        seen = first
+        if text[first : first + 1] == "]" and not text[first + 1 :].strip():
+            return
+        try:
+            at = decoder.raw_decode(text, first)[1]
+        except (ValueError, RecursionError):
+            yield first, len(text), line
+            return
+        yield first, at, line
+
+
+class _Parquet:
+    """Rows, read a row group's batch at a time."""
+
+    def __init__(self, path: str):
+        try:
+            import pyarrow.parquet
+        except ImportError:
+            raise ValueError(f'{path}: reading parquet needs pyarrow: pip install "stepaudio-jax[data]"') from None
+        self._path, self._parquet = path, pyarrow.parquet
+        with epath.Path(path).open("rb") as stream:
+            try:
+                meta = pyarrow.parquet.ParquetFile(stream).metadata
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{path}: not a parquet file ({error})") from None
+            self._sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+
+    def __len__(self) -> int:
+        return sum(self._sizes)
+
+    def read(self, start: int, stop: int) -> Iterator[Placed]:
+        with epath.Path(self._path).open("rb") as stream:
+            file, first = self._parquet.ParquetFile(stream), 0
+            for group, size in enumerate(self._sizes):
+                wanted = range(max(start, first), min(stop, first + size))
+                if wanted:
+                    yield from self._rows(file, group, first, wanted)
+                first += size
+
+    def _rows(self, file: Any, group: int, at: int, wanted: range) -> Iterator[Placed]:
+        """The wanted rows of one group, whose first row has the number `at`."""
+        try:
+            for batch in file.iter_batches(batch_size=64, row_groups=[group]):
+                for i in range(max(wanted.start, at), min(wanted.stop, at + len(batch))):
+                    yield f"{self._path}:{i + 1}", batch.slice(i - at, 1).to_pylist()[0]
+                at += len(batch)
+                if at >= wanted.stop:
+                    return
+        except (ValueError, OSError) as error:
+            for i in range(max(wanted.start, at), wanted.stop):
+                where = f"{self._path}:{i + 1}"
+                yield where, RecordError(f"{where}: the row group cannot be read ({error})")
+
+
+class _ArrayRecord:
+    """JSON, or samples as data/stored.py writes them."""
+
+    def __init__(self, path: str):
+        self._path = path
+        reader = self._reader()
+        self._size = reader.num_records()
+        reader.close()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, start: int, stop: int) -> Iterator[Placed]:
+        reader = self._reader()
+        try:
+            for i in range(start, stop):
+                yield self._record(reader.read([i])[0], f"{self._path}:{i + 1}")
+        finally:
+            reader.close()
+
+    def _reader(self) -> Any:
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+        reader = array_record_module.ArrayRecordReader(self._path)
+        if not reader.ok():
+            raise ValueError(f"{self._path}: not a whole ArrayRecord file")
+        return reader
+
+    @staticmethod
+    def _record(data: bytes, where: str) -> Placed:
+        if data.lstrip()[:1] == b"{":
+            return from_json(data, where)
+        from stepaudio_jax.data.stored import decode_sample
+
+        try:
+            return where, decode_sample(data)
+        except RecordError as error:
+            return where, RecordError(f"{where}: {error}")
+
+
+class _Stored:
+    """A folder that `stepaudio data build` wrote."""
+
+    def __init__(self, path: str):
+        from stepaudio_jax.data.stored import StoredDataset
+
+        self._path, self._samples = path, StoredDataset(path)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def read(self, start: int, stop: int) -> Iterator[Placed]:
+        for i in range(start, stop):
+            where = f"{self._path}:{i + 1}"
+            try:
+                yield where, self._samples[i]
+            except RecordError as error:
+                yield where, RecordError(f"{where}: {error}")

@@ -1,0 +1,185 @@
+"""What a record says about its sound, to samples: files under folders named by the user, tar shards, bytes, arrays.
+
+Nothing is fetched from a URL, and no file is opened that does not lie under one of the roots, links followed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import io
+import os
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import soundfile
+from etils import epath
+
+from stepaudio_jax.audio import AudioError, load_audio, load_audio_bytes
+from stepaudio_jax.text import Audio
+
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+
+
+class Sounds:
+    """Loads clips by what records call them. Threads may share one; a copy sent to another process opens its own."""
+
+    def __init__(self, roots: Sequence[epath.PathLike], max_seconds: float = 3600):
+        """`roots`: folders and uncompressed tar files, local or gs://, with `*` in the last part if need be; what a
+        record names is looked for in each, in order. `max_seconds`: longer sound is refused.
+
+        Raises:
+          ValueError: a root that does not exist.
+        """
+        self.roots = [found for root in roots for found in _expand(epath.Path(root))]
+        self.max_seconds = max_seconds
+        self._folders = [os.path.realpath(root) for root in self.roots if root.suffix != ".tar" and _is_local(root)]
+
+    def load(self, reference: Any, what: str) -> Audio:
+        """A clip from a path, a `data:` URL, bytes, {"bytes", "path"}, or {"array", "sampling_rate"}.
+
+        `what` is the field, for messages. Integers in an array are 16 bit if all fit, else 32 bit.
+
+        Raises:
+          AudioError: not there, not allowed, not sound; one line.
+        """
+        if isinstance(reference, str) and reference.startswith("data:"):
+            return self._load_data_url(reference, what)
+        if isinstance(reference, str):
+            return self._find(reference, what)
+        if isinstance(reference, bytes):
+            return self._decode(reference, what)
+        if isinstance(reference, Mapping):
+            name = reference["path"] if isinstance(reference.get("path"), str) else what
+            if isinstance(reference.get("bytes"), bytes):
+                return self._decode(reference["bytes"], name)
+            if reference.get("array") is not None:
+                return self._decode(_wav(reference["array"], reference.get("sampling_rate"), what), name)
+            if name is not what:
+                return self._find(name, what)
+        raise AudioError(
+            f"{what}: expected a path, a data: URL, bytes, or an object with bytes, array or path, found "
+            f"{type(reference).__name__}"
+        )
+
+    def load_base64(self, text: str, what: str) -> Audio:
+        """A clip from the bytes of a sound file in base64. Raises AudioError."""
+        try:
+            data = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise AudioError(f"{what}: not base64 ({error})") from None
+        return self._decode(data, what)
+
+    def _load_data_url(self, url: str, what: str) -> Audio:
+        head, comma, text = url.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise AudioError(f'{what}: expected "data:audio/…;base64,…", found "{head[:60]}"')
+        return self.load_base64(text, what)
+
+    def _decode(self, data: bytes, name: str) -> Audio:
+        return Audio(load_audio_bytes(data, name, max_seconds=self.max_seconds), name)
+
+    def _find(self, name: str, what: str) -> Audio:
+        """A file under a root; several roots may have it, the first is taken."""
+        shown = f'{what}: "{name[:200]}"'
+        if _SCHEME.match(name) and not name.startswith("gs://"):
+            raise AudioError(f"{shown} is a URL; nothing is fetched: download it, and name its folder as a root")
+        if ".." in name.split("/") or "\0" in name:
+            raise AudioError(f"{shown} leads out of its folder; expected a path below a root")
+        outside = None
+        for root in self.roots:
+            if root.suffix == ".tar":
+                if (place := self._members.get(name.removeprefix("./"))) is not None:
+                    return self._decode(_member(*place), name)
+            elif (path := _below(root, name)) is None:
+                outside = name
+            elif _is_file(path):
+                if self._is_inside(path):
+                    return Audio(load_audio(path, max_seconds=self.max_seconds), name)
+                outside = os.path.realpath(path)
+        where = ", ".join(map(str, self.roots)) or "no folder: none was named"
+        if outside is not None:
+            raise AudioError(f"{shown} lies at {outside[:200]}, outside of {where}; name its folder as a root too")
+        raise AudioError(f"{shown}: no such file under {where}")
+
+    def _is_inside(self, path: epath.Path) -> bool:
+        """Whether a file, links followed, lies in one of the folders; gs:// has no links."""
+        real = os.path.realpath(path)  # epath's own resolve follows no links
+        return not _is_local(path) or any(os.path.commonpath([real, folder]) == folder for folder in self._folders)
+
+    @functools.cached_property
+    def _members(self) -> dict[str, tuple[epath.Path, int, int]]:
+        """Of every file in the tar shards: shard, first byte, size. Of equal names the first shard's is taken."""
+        members: dict[str, tuple[epath.Path, int, int]] = {}
+        for shard in (root for root in self.roots if root.suffix == ".tar"):
+            for name, first, size in _list_members(shard):
+                members.setdefault(name, (shard, first, size))
+        return members
+
+
+def _expand(root: epath.Path) -> list[epath.Path]:
+    found = sorted(root.parent.glob(root.name)) if "*" in root.name else [root] if root.exists() else []
+    if not found:
+        raise ValueError(f"{root}: no such folder or tar file to look for sound in")
+    for path in found:
+        if not path.is_dir() and path.suffix != ".tar":
+            raise ValueError(f"{path}: expected a folder or an uncompressed .tar to look for sound in")
+    return found
+
+
+def _below(root: epath.Path, name: str) -> epath.Path | None:
+    """The path that a name has in a folder; None for a whole path that does not lie there."""
+    if name.startswith("/"):
+        return epath.Path(name) if _is_local(root) else None
+    if _SCHEME.match(name):
+        return epath.Path(name) if name.startswith(f"{root}/") else None
+    return root / name
+
+
+def _is_local(path: epath.Path) -> bool:
+    return not _SCHEME.match(str(path))
+
+
+def _is_file(path: epath.Path) -> bool:
+    return os.path.isfile(path) if _is_local(path) else path.exists()  # neither a pipe nor a device
+
+
+def _list_members(shard: epath.Path) -> list[tuple[str, int, int]]:
+    try:
+        with shard.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            files = [member for member in tar if member.isreg()]
+    except tarfile.TarError as error:
+        raise ValueError(f"{shard}: not an uncompressed tar file ({error})") from None
+    length = shard.stat().length
+    for file in files:
+        if file.offset_data + file.size > length:
+            raise ValueError(f"{shard}: truncated within {file.name}")
+    return [(file.name.removeprefix("./"), file.offset_data, file.size) for file in files]
+
+
+def _member(shard: epath.Path, first: int, size: int) -> bytes:
+    with shard.open("rb") as stream:
+        stream.seek(first)
+        return stream.read(size)
+
+
+def _wav(array: Any, rate: Any, what: str) -> bytes:
+    """A wav of float32 from an array [samples] or [samples, channels], so that it takes the way of every file."""
+    samples = np.asarray(array)
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf" or not samples.size:
+        raise AudioError(
+            f"{what}: expected numbers of shape [samples] or [samples, channels], found {samples.dtype} "
+            f"{list(samples.shape)}"
+        )
+    if not isinstance(rate, int | float | np.number) or not 1 <= rate < 2**31:
+        raise AudioError(f"{what}: expected a sampling_rate in Hz beside the array, found {rate!r}")
+    if samples.dtype.kind != "f":
+        samples = samples / (1 << (15 if np.abs(samples).max() <= 1 << 15 else 31))
+    wav = io.BytesIO()
+    first = samples[:, 0] if samples.ndim == 2 else samples
+    soundfile.write(wav, first.astype(np.float32), int(rate), format="WAV", subtype="FLOAT")
+    return wav.getvalue()
