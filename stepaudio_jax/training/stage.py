@@ -20,7 +20,7 @@ from stepaudio_jax.models.flops import adaptor_flops, causal_pairs, decoder_flop
 from stepaudio_jax.models.layers import logical_axes
 from stepaudio_jax.parallel import Program, ShardingRules
 from stepaudio_jax.training.configs import Config
-from stepaudio_jax.training.optimizer import make_optimizer
+from stepaudio_jax.training.optimizer import check_groups, make_optimizer
 from stepaudio_jax.training.step import StepOptions, TrainState, batch_specs, init_state, make_train_step, state_specs
 
 
@@ -83,6 +83,7 @@ def prepare(config: Config, mesh: Mesh) -> Stage:
     graphdef, state = init_state(
         model, optimizer, trainable=config.trainable, frozen_dtype=jnp.dtype(config.compute_dtype)
     )
+    check_groups(config.optim, state.params)
     specs = state_specs(rules, model, optimizer, state)
     options = StepOptions(
         remat=config.remat,
