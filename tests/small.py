@@ -43,15 +43,18 @@ def model(seed: int = 0, scale: float = 4.0, **decoder) -> StepAudio:
     return made
 
 
-def adapted(lora: LoraConfig, seed: int = 0, **sizes) -> StepAudio:
-    """The same model with adapters in the midst of training: neither matrix is zero."""
-    made = model(seed, **sizes)
+def adapt(made: StepAudio, lora: LoraConfig, seed: int = 0) -> StepAudio:
+    """Adapters in the midst of training: neither matrix is zero."""
     add_lora(made, lora, nnx.Rngs(seed))
     rng = np.random.default_rng(seed)
     for path, parameter in nnx.to_flat_state(nnx.state(made, nnx.Param)):
         if path[-2:] == ("lora", "b"):
             parameter.set_value(rng.standard_normal(parameter.shape, np.float32) * 0.05)
     return made
+
+
+def adapted(lora: LoraConfig, seed: int = 0, **sizes) -> StepAudio:
+    return adapt(model(seed, **sizes), lora, seed)
 
 
 def sound(seconds: float, seed: int = 0) -> np.ndarray:
