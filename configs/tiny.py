@@ -55,4 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.b2 = 0.98
     config.optim.weight_decay = 0.05
     config.optim.clip_norm = 1.0
+    config.optim.schedule = "cosine"  # or linear, constant, wsd
+    config.optim.decay_steps = 0  # of wsd
+    config.optim.groups = ml_collections.ConfigDict()  # "adaptor": rates of its own (training/optimizer.py)
     return config

@@ -51,6 +51,7 @@ _ACTIVATIONS = {
     "kv_heads": Rule(split=("tensor",)),
     "mlp": Rule(split=("tensor",)),
     "vocab": Rule(split=("tensor",)),
+    "lora_rank": Rule(),
 }
 _ENCODER = {
     "audio_embed": Rule(stored=("fsdp", "fsdp_minor", "context", "tensor")),

@@ -21,7 +21,7 @@ from stepaudio_jax.parallel import make_mesh
 from stepaudio_jax.text import Tokenizer
 from stepaudio_jax.training.configs import Config
 from stepaudio_jax.training.sources import miniature_batches
-from stepaudio_jax.training.stage import prepare
+from stepaudio_jax.training.stage import lora_config, prepare
 from stepaudio_jax.training.step import TrainState, merge
 
 Evaluate = Callable[[StepAudio, Tokenizer], dict[str, float]]
@@ -50,6 +50,8 @@ def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None 
             "config.data: names no source of examples; pipelines for your own data are still to come. Today this "
             "config can be planned (stepaudio plan), and configs/tiny.py trained"
         )
+    if "lora" in config and not config.init:
+        raise ValueError("config.init: adapters are trained beside the weights of a checkpoint; name it")
     stage = prepare(config, make_mesh(config.mesh))
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -61,8 +63,13 @@ def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None 
     graphdef = nnx.graphdef(stage.model)
 
     def save(path: epath.Path, state: TrainState) -> StepAudio:
-        model = merge(graphdef, state.params, state.frozen, dtype=jnp.dtype(config.save_dtype))
-        checkpoints.save(path, model, backend.to_str(), generation=config.generation.to_dict(), overwrite=True)
+        lora, rest = lora_config(config), {"generation": config.generation.to_dict(), "overwrite": True}
+        model = merge(graphdef, state.params, state.frozen, dtype=None if lora else jnp.dtype(config.save_dtype))
+        if lora is None:
+            checkpoints.save(path, model, backend.to_str(), **rest)
+        else:
+            modules = [name for name in config.trainable if name != "lora"]
+            checkpoints.save_adapters(path, model, lora, backend.to_str(), base=config.init, modules=modules, **rest)
         return model
 
     shards = stage.rules.size(stage.rules.split("batch"))

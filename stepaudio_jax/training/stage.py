@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from stepaudio_jax import checkpoints
@@ -16,12 +17,12 @@ from stepaudio_jax.audio.lengths import CHUNK_SAMPLES
 from stepaudio_jax.audio.rows import UNIT_SAMPLES
 from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.data import Batch, sound_shape
-from stepaudio_jax.models import AudioInput, StepAudio
+from stepaudio_jax.models import AudioInput, LoraConfig, StepAudio, add_lora
 from stepaudio_jax.models.flops import adaptor_flops, causal_pairs, decoder_flops, encoder_flops
 from stepaudio_jax.models.layers import logical_axes
 from stepaudio_jax.parallel import Program, ShardingRules
 from stepaudio_jax.training.configs import Config
-from stepaudio_jax.training.optimizer import make_optimizer
+from stepaudio_jax.training.optimizer import check_groups, make_optimizer
 from stepaudio_jax.training.step import StepOptions, TrainState, batch_specs, init_state, make_train_step, state_specs
 
 
@@ -80,10 +81,11 @@ def prepare(config: Config, mesh: Mesh) -> Stage:
         },
     )
     optimizer = make_optimizer(config.optim, config.steps)
-    model = nnx.eval_shape(lambda: StepAudio(sizes, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: new_model(config))
     graphdef, state = init_state(
         model, optimizer, trainable=config.trainable, frozen_dtype=jnp.dtype(config.compute_dtype)
     )
+    check_groups(config.optim, state.params)
     specs = state_specs(rules, model, optimizer, state)
     options = StepOptions(
         remat=config.remat,
@@ -155,14 +157,16 @@ def _nearest_divisor(total: int, wanted: int) -> int:
 
 def step_flops(config: Config, sizes: StepAudioConfig, length: int) -> float:
     """What a step's forward and backward passes need, rows counted as one segment: three forward passes of what is
-    trained, one of what is not; nothing flows back beyond the first module that is trained. Sound counts as chunks of
-    the longest length."""
+    trained, one of what is not, two beside adapters, whose own work is left out; nothing flows back beyond the first
+    module that is trained. Sound counts as chunks of the longest length."""
     rows, samples = config.data.batch_size, max(config.data.buckets)[1]
     chunk = min(samples, CHUNK_SAMPLES)
+    lora = lora_config(config)
+    adapted = lora.modules if lora is not None and "lora" in config.trainable else ()
 
     def passes(*modules: str) -> int:
         """Forward; back to its inputs, if something is trained at or before it; and to its weights."""
-        return 1 + any(name in config.trainable for name in modules) + (modules[-1] in config.trainable)
+        return 1 + any(name in (*config.trainable, *adapted) for name in modules) + (modules[-1] in config.trainable)
 
     total = passes("encoder", "adaptor", "decoder") * decoder_flops(
         sizes.decoder, rows * length, rows * causal_pairs(length)
@@ -174,16 +178,35 @@ def step_flops(config: Config, sizes: StepAudioConfig, length: int) -> float:
     return total
 
 
+def lora_config(config: Config) -> LoraConfig | None:
+    """The adapters of a config, if it has a `lora` section."""
+    return LoraConfig(**config.lora) if "lora" in config else None
+
+
+def new_model(config: Config) -> StepAudio:
+    """A model of a config's size with random weights, and its adapters."""
+    model = StepAudio(StepAudioConfig.preset(config.model), rngs=nnx.Rngs(config.seed))
+    if (lora := lora_config(config)) is not None:
+        add_lora(model, lora, nnx.Rngs(config.seed))
+    return model
+
+
 def init_model(config: Config, rules: ShardingRules) -> StepAudio:
     """The model of a config, each parameter where the rules put it: of the checkpoint `config.init`, or random weights,
-    made under one jit."""
+    and fresh adapters, made under one jit."""
+    abstract = nnx.eval_shape(lambda: new_model(config))
+    loaded = {}
     if config.init:
-        return checkpoints.load(config.init, dtype=jnp.float32, placement=rules.sharding)[0]
-    sizes = StepAudioConfig.preset(config.model)
-    abstract = nnx.eval_shape(lambda: StepAudio(sizes, rngs=nnx.Rngs(0)))
-    shardings = rules.shardings(rules.specs(logical_axes(nnx.state(abstract, nnx.Param))))
+        # What is trained is float32; where only adapters are, the rest need never be so large.
+        dtype = config.compute_dtype if tuple(config.trainable) == ("lora",) else jnp.float32
+        model, _ = checkpoints.load(config.init, dtype=dtype, placement=rules.sharding)
+        loaded = flatten_dict(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    specs = flatten_dict(rules.specs(logical_axes(nnx.state(abstract, nnx.Param))))
+    shardings = rules.shardings({path: spec for path, spec in specs.items() if path not in loaded})
 
     def make():
-        return nnx.to_pure_dict(nnx.state(StepAudio(sizes, rngs=nnx.Rngs(config.seed)), nnx.Param))
+        made = flatten_dict(nnx.to_pure_dict(nnx.state(new_model(config), nnx.Param)))
+        return {path: made[path] for path in shardings}
 
-    return nnx.merge(nnx.graphdef(abstract), jax.jit(make, out_shardings=shardings)())
+    fresh = jax.jit(make, out_shardings=shardings)()
+    return nnx.merge(nnx.graphdef(abstract), unflatten_dict(loaded | fresh))

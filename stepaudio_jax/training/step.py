@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
@@ -22,6 +23,7 @@ from stepaudio_jax.data import Batch
 from stepaudio_jax.kernels import stripe
 from stepaudio_jax.models import AudioInput, StepAudio
 from stepaudio_jax.models.layers import logical_axes, unstack
+from stepaudio_jax.models.lora import MODULES, is_lora
 from stepaudio_jax.parallel import ShardingRules
 from stepaudio_jax.parallel.collectives import varying
 from stepaudio_jax.parallel.rules import inside
@@ -30,7 +32,7 @@ from stepaudio_jax.training.objectives import NextToken, Objective
 
 Metrics = dict[str, Array]
 
-MODULES = ("encoder", "adaptor", "decoder")
+TRAINABLE = (*MODULES, "lora")
 
 
 class TrainState(NamedTuple):
@@ -75,17 +77,26 @@ class StepOptions:
 
 
 def split_model(model: StepAudio, trainable: Sequence[str] = MODULES) -> tuple[nnx.GraphDef, Any, Any]:
-    """The static graph, the parameters of the modules to train, and those of the others.
+    """The static graph, the parameters to train, and the others.
+
+    Args:
+      trainable: modules, and "lora" for the adapters of whatever module.
 
     Raises:
-      ValueError: a name that is no module.
+      ValueError: a name that is neither, or "lora" for a model without adapters.
     """
-    if unknown := [name for name in trainable if name not in MODULES] or (not trainable and ["nothing"]):
-        raise ValueError(f"trainable: expected some of {', '.join(MODULES)}, found {unknown[0]}")
+    if unknown := [name for name in trainable if name not in TRAINABLE] or (not trainable and ["nothing"]):
+        raise ValueError(f"trainable: expected some of {', '.join(TRAINABLE)}, found {unknown[0]}")
     graphdef, variables = nnx.split(model, nnx.Param)
-    tree = nnx.to_pure_dict(variables)
-    params, frozen = ({k: v for k, v in tree.items() if (k in trainable) == wanted} for wanted in (True, False))
-    return graphdef, params, frozen
+    flat = flatten_dict(nnx.to_pure_dict(variables))
+    if "lora" in trainable and not any(map(is_lora, flat)):
+        raise ValueError('trainable: found "lora", but the model has no adapters; give the config a lora section')
+
+    def trains(path) -> bool:
+        return path[0] in trainable or ("lora" in trainable and is_lora(path))
+
+    params, frozen = ({k: v for k, v in flat.items() if trains(k) == wanted} for wanted in (True, False))
+    return graphdef, unflatten_dict(params), unflatten_dict(frozen)
 
 
 def init_state(
@@ -119,8 +130,10 @@ def state_specs(
     rules: ShardingRules, model: StepAudio, optimizer: optax.GradientTransformation, state: TrainState
 ) -> TrainState:
     """Where each array of a train state lies: the optimizer's moments with their parameters, scalars everywhere."""
-    specs = rules.specs(logical_axes(nnx.state(model, nnx.Param)))
-    params, frozen = ({name: specs[name] for name in tree} for tree in (state.params, state.frozen))
+    specs = flatten_dict(rules.specs(logical_axes(nnx.state(model, nnx.Param))))
+    params, frozen = (
+        unflatten_dict({path: specs[path] for path in flatten_dict(tree)}) for tree in (state.params, state.frozen)
+    )
     moments = optax.tree.map_params(
         optimizer,
         lambda _, spec: spec,
@@ -146,7 +159,7 @@ def batch_specs(rules: ShardingRules, batch: Batch, microbatches: int = 1) -> Ba
 
 def merge(graphdef: nnx.GraphDef, *params: Any, dtype: Any = None) -> StepAudio:
     """The model of parts of its parameters, cast to `dtype` if given."""
-    together = {name: tree for part in params for name, tree in part.items()}
+    together = unflatten_dict({path: leaf for part in params for path, leaf in flatten_dict(part).items()})
     if dtype is not None:
         together = jax.tree.map(lambda leaf: leaf.astype(dtype), together)
     return nnx.merge(graphdef, together)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from stepaudio_jax.models.lora import DECODER_MATRICES, MODULES, LoraConfig
 from stepaudio_jax.parallel import make_mesh, mesh
 from tests import processes
 from tests.parallel import runs
@@ -51,6 +52,16 @@ def test_microbatches():
     one, many = (
         runs.train_step(made, microbatches=2) for made in (make_mesh({}, jax.devices()[:1]), make_mesh(MESHES[2]))
     )
+    same_step(many, one)
+
+
+ADAPTERS = LoraConfig(rank=4, targets=("query", "mlp_down", "linear2", *DECODER_MATRICES), modules=MODULES)
+
+
+def test_adapters():
+    """Beside matrices split along their columns, along their rows, and stored in parts along either."""
+    meshes = make_mesh({}, jax.devices()[:1]), make_mesh(MESHES[2])
+    one, many = (runs.train_step(made, lora=ADAPTERS) for made in meshes)
     same_step(many, one)
 
 
