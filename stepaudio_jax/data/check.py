@@ -132,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--max-bad-share: expected a share between 0 and 1, found {args.max_bad_share}")
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit: expected a number of records, found {args.limit}")
+    if args.report and not _is_writable(epath.Path(args.report)):
+        raise ValueError(f"--report: {args.report}: expected a file in a folder that is there and can be written to")
     tokenizer = Tokenizer.load(resolve(args.tokenizer))
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
@@ -159,6 +161,11 @@ def run(args: argparse.Namespace) -> int:
     return int(too_many)
 
 
+def _is_writable(path: epath.Path) -> bool:
+    """Asked before the work, not after it; gs:// is not asked."""
+    return "://" in str(path) or (os.access(path.parent, os.W_OK) and not path.is_dir())
+
+
 def show(findings: Findings, tokenizer: str, console: Console):
     """The tables a person reads."""
     table = Table(title=f"{findings.seen} records", show_header=False)
@@ -183,4 +190,4 @@ def show(findings: Findings, tokenizer: str, console: Console):
             table.add_row(str(number), reason)
         console.print(table)
         for where, reason in findings.bad[:SHOWN]:
-            console.print(f"{where}: {reason}", markup=False)
+            console.print(f"{where}: {reason}", markup=False, soft_wrap=True)

@@ -73,12 +73,15 @@ class Findings:
         self.tokens.append(found.tokens + found.rejected_tokens)
         self.seconds += found.seconds
         self.characters += found.characters
-        conversation = found.sample.conversation
-        self.counts.update(f"{turn.role} turns" for turn in conversation.turns)
-        self.counts["dialogues with sound"] += bool(found.seconds)
-        self.counts["dialogues with reasoning"] += any(turn.think for turn in conversation.turns)
-        self.counts["dialogues of several replies"] += sum(t.role == "assistant" for t in conversation.turns) > 1
-        self.counts["pairs to prefer by"] += found.sample.rejected is not None
+        turns = found.sample.conversation.turns
+        self.counts.update(f"{turn.role} turns" for turn in turns)
+        kinds = {
+            "dialogues with sound": found.seconds,
+            "dialogues with reasoning": any(turn.think for turn in turns),
+            "dialogues of several replies": sum(turn.role == "assistant" for turn in turns) > 1,
+            "pairs to prefer by": found.sample.rejected,
+        }
+        self.counts.update(name for name, holds in kinds.items() if holds)
         self._drawn.append((not found.seconds, self._chance.random(), found.sample))
         self._drawn = sorted(self._drawn, key=lambda drawn: drawn[:2])[:AUDIBLE]
 
