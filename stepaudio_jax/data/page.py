@@ -66,7 +66,7 @@ def write_page(path: epath.PathLike, findings: Findings, files: str, tokenizer: 
     path = epath.Path(path)
     draft = path.parent / f"{path.name}.tmp"
     draft.write_text(render_page(findings, files, tokenizer))
-    draft.rename(path)
+    draft.replace(path)
 
 
 def render_page(findings: Findings, files: str, tokenizer: str) -> str:

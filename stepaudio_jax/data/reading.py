@@ -84,7 +84,11 @@ def from_json(data: bytes | str, where: str) -> Placed:
 
 def _source(path: epath.PathLike) -> Source:
     path = epath.Path(path)
-    if path.suffix in (*JSON, ".parquet", *ARRAY_RECORD) and path.exists() and not path.is_dir():
+    try:
+        is_there = path.exists()
+    except ImportError as error:  # what epath needs for gs://
+        raise ValueError(f"{path}: {error}") from None
+    if path.suffix in (*JSON, ".parquet", *ARRAY_RECORD) and is_there and not path.is_dir():
         stat = path.stat()
         return _open(str(path), stat.length, stat.mtime)
     if (path / "dataset.json").exists():
@@ -94,7 +98,7 @@ def _source(path: epath.PathLike) -> Source:
             from stepaudio_jax.data.tfds_folder import TfdsFolder
 
             return TfdsFolder(folder, split)
-    if not path.exists():
+    if not is_there:
         raise FileNotFoundError(f"{path}: no such file or folder")
     kinds = ", ".join((*JSON, ".parquet", *ARRAY_RECORD))
     raise ValueError(f"{path}: not a file of records; expected {kinds}, or a folder with dataset.json or features.json")

@@ -1,14 +1,19 @@
 """`stepaudio data check` counts what is there, names every bad record, and stops where too many are bad."""
 
 import base64
+import importlib.util
 import io
 import json
 from collections import Counter
 from html.parser import HTMLParser
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import soundfile
+from etils import epath
+from etils.epath.backend import fsspec_backend
+from fsspec.implementations.memory import MemoryFileSystem
 
 from stepaudio_jax import cli
 from stepaudio_jax.audio import lengths
@@ -119,6 +124,31 @@ def test_sounds_elsewhere_and_prompts(folder, tmp_path_factory, capsys):
     assert run(capsys, path, "--audio", folder)[0] == 1
 
 
+def test_a_bucket(folder, capsys, monkeypatch):
+    """The calls that gs:// takes, with a file system in memory behind them."""
+
+    class Bucket(MemoryFileSystem):
+        protocol = ("gs", "gcs")
+        store: ClassVar[dict] = {}
+        pseudo_dirs: ClassVar[list] = [""]
+
+    monkeypatch.setattr(type(fsspec_backend), "_get_filesystem", lambda self, name: Bucket())
+    (epath.Path("gs://b") / "sounds").mkdir(parents=True)
+    for name in (CLIP, "other.flac"):
+        (epath.Path("gs://b/sounds") / name).write_bytes((folder / name).read_bytes())
+    names = [CLIP, "gs://b/sounds/other.flac", "none.wav", "gs://b/secret.wav", "../secret.wav"]
+    lines = records.write_lines(folder / "set.jsonl", [swift(audio=name) for name in names])
+    rows = records.write_parquet(folder / "set.parquet", [swift()])
+    for file in (lines, rows):
+        (epath.Path("gs://b") / file.name).write_bytes(file.read_bytes())
+    options = ["--audio", "gs://b/sounds", "--report", "gs://b/page.html", "--json", "--max-bad-share", 0.5]
+    for _ in range(2):  # the second page takes the place of the first
+        code, out, _ = run(capsys, "gs://b/set.jsonl", "gs://b/set.parquet", *options)
+    assert code == 0
+    assert [bad["where"] for bad in json.loads(out)["bad_records"]] == [f"gs://b/set.jsonl:{i}" for i in (3, 4, 5)]
+    assert Elements(epath.Path("gs://b/page.html").read_text()).tags["audio"] == 3
+
+
 @pytest.mark.parametrize("argv, reason", [
     (["none.jsonl"], "none.jsonl: no such file"),
     (["empty.jsonl"], "no records in it"),
@@ -134,6 +164,14 @@ def test_mistakes_are_one_line(folder, capsys, monkeypatch, argv, reason):
     (folder / "empty.jsonl").touch()
     code, _, err = run(capsys, *argv)
     assert code == 2 and err.startswith("stepaudio data: ") and reason in err and err.count("\n") == 1
+
+
+@pytest.mark.skipif(any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))), reason="the library is here")
+def test_a_bucket_without_its_library(folder, capsys):
+    path = records.write_lines(folder / "set.jsonl", [swift()])
+    for argv in (["gs://bucket/set.jsonl"], [path, "--audio", "gs://bucket"]):
+        code, _, err = run(capsys, *argv)
+        assert code == 2 and "gcsfs" in err and err.count("\n") == 1
 
 
 class Elements(HTMLParser):
