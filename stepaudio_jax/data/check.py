@@ -18,7 +18,7 @@ from rich.table import Table
 from stepaudio_jax.checkpoints import resolve
 from stepaudio_jax.data import formats
 from stepaudio_jax.data.examples import encode
-from stepaudio_jax.data.findings import Finding, Findings, letters_by_script, quantiles
+from stepaudio_jax.data.findings import Finding, Findings, common_reasons, letters_by_script, quantiles
 from stepaudio_jax.data.page import write_page
 from stepaudio_jax.data.reading import Placed, count, read
 from stepaudio_jax.data.samples import RecordError
@@ -110,7 +110,8 @@ def _beside(path: epath.Path) -> epath.Path:
     return path if path.is_dir() else path.parent
 
 
-def define(parser: argparse.ArgumentParser) -> None:
+def define_input(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what is read and how, the same for `data build`."""
     parser.add_argument("files", nargs="+", metavar="FILE", help=".jsonl, .json, .parquet, .arrayrecord, or a folder")
     parser.add_argument("--audio", nargs="+", default=[], metavar="ROOT", help="folders and .tar files the sounds are "
                         "in (default: beside each file)")  # fmt: skip
@@ -119,6 +120,10 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", default="tiny", metavar="CHECKPOINT", help="whose tokens are counted: name the "
                         "one you will train; tiny (the default) splits text finer than a large one")  # fmt: skip
     parser.add_argument("--max-bad-share", type=float, default=0.1, help="stop above this share (default 0.1)")
+
+
+def define(parser: argparse.ArgumentParser) -> None:
+    define_input(parser)
     parser.add_argument("--limit", type=int, default=None, help="only the first so many records")
     parser.add_argument("--report", default=None, metavar="PAGE.html", help="write a page: histograms, bad records, "
                         "ten samples to listen to")  # fmt: skip
@@ -185,9 +190,14 @@ def show(findings: Findings, tokenizer: str, console: Console):
                 table.add_row(name, *(f"{point:.4g}" for point in points.values()))
         console.print(table)
     if findings.bad:
-        table = Table("records", "why they are bad")
-        for reason, number in findings.reasons()[:SHOWN]:
-            table.add_row(str(number), reason)
-        console.print(table)
-        for where, reason in findings.bad[:SHOWN]:
-            console.print(f"{where}: {reason}", markup=False, soft_wrap=True)
+        show_bad(findings.bad, console)
+
+
+def show_bad(bad: Sequence[tuple[str, str]], console: Console):
+    """The commonest reasons, and the first bad records."""
+    table = Table("records", "why they are bad")
+    for reason, number in common_reasons(bad)[:SHOWN]:
+        table.add_row(str(number), reason)
+    console.print(table)
+    for where, reason in bad[:SHOWN]:
+        console.print(f"{where}: {reason}", markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ import random
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -85,10 +86,6 @@ class Findings:
         self._drawn.append((not found.seconds, self._chance.random(), found.sample))
         self._drawn = sorted(self._drawn, key=lambda drawn: drawn[:2])[:AUDIBLE]
 
-    def reasons(self) -> list[tuple[str, int]]:
-        """Reasons and how often they stand in `bad`, what differs between equal ones left out, the commonest first."""
-        return Counter(re.sub(r'"[^"]*"|\S*/\S*|\d+(\.\d+)?', "…", reason) for _, reason in self.bad).most_common()
-
     def scripts(self) -> dict[str, float]:
         """Shares of all letters by Unicode script, the largest first."""
         letters = self.characters.total()
@@ -109,6 +106,11 @@ class Findings:
             "scripts": {name: round(share, 6) for name, share in self.scripts().items()},
             "bad_records": [{"where": where, "reason": reason} for where, reason in self.bad],
         }
+
+
+def common_reasons(bad: Sequence[tuple[str, str]]) -> list[tuple[str, int]]:
+    """Reasons and how often they stand in `bad`, what differs between equal ones left out, the commonest first."""
+    return Counter(re.sub(r'"[^"]*"|\S*/\S*|\d+(\.\d+)?', "…", reason) for _, reason in bad).most_common()
 
 
 def quantiles(values: list) -> dict[str, float]:
