@@ -14,6 +14,7 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from stepaudio_jax.checkpoints import resolve
 from stepaudio_jax.data import formats
@@ -197,7 +198,7 @@ def show_bad(bad: Sequence[tuple[str, str]], console: Console):
     """The commonest reasons, and the first bad records."""
     table = Table("records", "why they are bad")
     for reason, number in common_reasons(bad)[:SHOWN]:
-        table.add_row(str(number), reason)
+        table.add_row(str(number), Text(reason))  # what a record says is no markup
     console.print(table)
     for where, reason in bad[:SHOWN]:
         console.print(f"{where}: {reason}", markup=False, soft_wrap=True)

@@ -101,6 +101,12 @@ def test_above_the_share_it_stops_with_a_summary(folder, capsys):
     assert code == 0 and json.loads(out)["seen"] == 150 and not err
 
 
+def test_reasons_are_no_markup_of_the_terminal(folder, capsys):
+    path = records.write_lines(folder / "set.jsonl", [{"[/b]": 1}, swift(role="[/b]")])
+    code, out, _ = run(capsys, path, "--max-bad-share", 1)
+    assert code == 0 and "found [/b]" in out and 'found "[/b]"' in out
+
+
 def test_a_limit_looks_at_the_first_only(folder, capsys):
     path = records.write_lines(folder / "set.jsonl", [swift()] * 3 + ["{"])
     code, out, _ = run(capsys, path, path, "--json", "--limit", 3, "--max-bad-share", 0)
