@@ -2,5 +2,17 @@
 
 from stepaudio_jax.checkpoints.checkpoint import Placement, load, load_tokenizer, locate, resolve, save
 from stepaudio_jax.checkpoints.layout import CheckpointError
+from stepaudio_jax.checkpoints.run import Restored, Retention, RunCheckpoints
 
-__all__ = ["CheckpointError", "Placement", "load", "load_tokenizer", "locate", "resolve", "save"]
+__all__ = [
+    "CheckpointError",
+    "Placement",
+    "Restored",
+    "Retention",
+    "RunCheckpoints",
+    "load",
+    "load_tokenizer",
+    "locate",
+    "resolve",
+    "save",
+]

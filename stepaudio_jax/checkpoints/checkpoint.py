@@ -23,6 +23,8 @@ from jax.experimental import multihost_utils
 from stepaudio_jax.checkpoints.layout import (
     PARAMS,
     CheckpointError,
+    first_line,
+    parameter_folders,
     publish,
     refuse_unfinished,
     save_args,
@@ -85,7 +87,7 @@ def save(
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path}: exists already; choose another name, or allow overwriting")
     folder = unfinished(path)
-    _wait_for_all(f"{path} may be written")  # none still looks whether it exists
+    wait_for_all(f"{path} may be written")  # none still looks whether it exists
     if jax.process_index() == 0:
         if folder.exists():
             folder.rmtree()
@@ -94,21 +96,21 @@ def save(
         (folder / "tokenizer.json").write_text(tokenizer_json)
         if generation is not None:
             (folder / "generation_config.json").write_text(json.dumps(dict(generation), indent=2) + "\n")
-    _wait_for_all(f"{path} is begun")
+    wait_for_all(f"{path} is begun")
     variables = nnx.state(model, nnx.Param)
     params = nnx.to_pure_dict(variables)
-    axes = _logical_axes(variables)
+    axes = logical_axes(variables)
     layout = jax.tree_util.tree_map_with_path(lambda key, _: save_args(axes[_name(key)][:1] == ("layers",)), params)
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+    with quiet(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / PARAMS, params, save_args=layout)
     if jax.process_index() == 0:
         if (marker := folder / PARAMS / "commit_success.txt").exists():
             marker.write_text("Checkpoint commit was successful\n")  # without the path, which is about to change
         publish(path)
-    _wait_for_all(f"{path} is whole")
+    wait_for_all(f"{path} is whole")
 
 
-def _wait_for_all(what: str) -> None:
+def wait_for_all(what: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
@@ -147,23 +149,22 @@ def load_tokenizer(path: epath.Path, config: StepAudioConfig) -> Tokenizer:
 
 
 def _restore(path: epath.Path, config: StepAudioConfig, dtype: Any, placement: Placement) -> StepAudio:
-    folder = path / PARAMS
-    if not folder.exists():
-        raise CheckpointError(f"{folder}: no such folder; the checkpoint has no weights")
     model = nnx.eval_shape(lambda: StepAudio(config, rngs=nnx.Rngs(0)))
     variables = nnx.state(model, nnx.Param)
     abstract = nnx.to_pure_dict(variables)
-    shardings = {name: placement(axes) for name, axes in _logical_axes(variables).items()}
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+    shardings = {name: placement(axes) for name, axes in logical_axes(variables).items()}
+    folders = parameter_folders(path)
+    with quiet(), ocp.StandardCheckpointer() as checkpointer:
         try:
-            stored = checkpointer.metadata(folder.resolve()).item_metadata.tree
-            target = _match(abstract, stored, shardings, folder, dtype)
-            restored = checkpointer.restore(folder.resolve(), target)
+            stored = {folder: checkpointer.metadata(folder.resolve()).item_metadata.tree for folder in folders}
+            together = {name: tree for part in stored.values() for name, tree in part.items()}
+            target = _match(abstract, together, shardings, folders[0], dtype)
+            for folder, part in stored.items():
+                nnx.update(model, checkpointer.restore(folder.resolve(), {name: target[name] for name in part}))
         except CheckpointError:
             raise
         except Exception as error:  # tensorstore and Orbax raise many kinds for a damaged file
-            raise CheckpointError(f"{folder}: cannot be read ({str(error).splitlines()[0]})") from error
-    nnx.update(model, restored)
+            raise CheckpointError(f"{folders[0]}: cannot be read ({first_line(error)})") from error
     return model
 
 
@@ -194,7 +195,7 @@ def _match(
     return jax.tree_util.tree_map_with_path(target, abstract)
 
 
-def _logical_axes(variables: nnx.State) -> dict[str, tuple[str | None, ...]]:
+def logical_axes(variables: nnx.State) -> dict[str, tuple[str | None, ...]]:
     """The names of each parameter's axes, by its module path."""
     return {
         ".".join(map(str, key)): variable.get_metadata("logical_axes") for key, variable in nnx.to_flat_state(variables)
@@ -205,7 +206,7 @@ def _name(key: Any) -> str:
     return ".".join(str(getattr(entry, "key", entry)) for entry in key)
 
 
-class _quiet:
+class quiet:
     """Orbax logs each file at INFO and warns of things that do not concern the reader of one folder."""
 
     def __enter__(self):
