@@ -42,15 +42,15 @@ TEMPORARY = ".orbax-checkpoint-tmp"
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """Which checkpoints are kept: the `newest` so many, every step that `every` divides (0: none), and the one of the
-    highest score named `best` ("-loss": of the lowest loss; "": none).
+    """Which checkpoints are kept: the `newest` so many, every step that `multiples_of` divides (0: none), and the
+    one of the highest score named `best` ("-loss": of the lowest loss; "": none).
 
     Raises:
       ValueError: none of the newest.
     """
 
     newest: int = 2
-    every: int = 0
+    multiples_of: int = 0
     best: str = ""
 
     def __post_init__(self):
@@ -60,7 +60,8 @@ class Retention:
     def kept(self, scores: Mapping[int, Mapping[str, float]]) -> set[int]:
         """Of the steps that have checkpoints, with their scores if any, those that stay."""
         steps = sorted(scores)
-        keep = {*steps[-self.newest :], *(step for step in steps if self.every and step % self.every == 0)}
+        keep = {step for step in steps if self.multiples_of and step % self.multiples_of == 0}
+        keep.update(steps[-self.newest :])
         name, sign = self.best.removeprefix("-"), -1 if self.best.startswith("-") else 1
         if rated := [(sign * scores[step][name], step) for step in steps if name in scores[step]]:
             keep.add(max(rated)[1])

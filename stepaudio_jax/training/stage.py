@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stepaudio_jax import checkpoints
+from stepaudio_jax.audio import lengths
 from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.data import Batch
 from stepaudio_jax.models import AudioInput, StepAudio
@@ -19,6 +21,7 @@ from stepaudio_jax.models.flops import adaptor_flops, causal_pairs, decoder_flop
 from stepaudio_jax.models.layers import logical_axes
 from stepaudio_jax.parallel import Program, ShardingRules
 from stepaudio_jax.training.configs import Config
+from stepaudio_jax.training.guard import guarded
 from stepaudio_jax.training.optimizer import make_optimizer
 from stepaudio_jax.training.step import StepOptions, TrainState, batch_specs, init_state, make_train_step, state_specs
 
@@ -47,14 +50,64 @@ class Stage:
 
         return jax.jit(start, out_shardings=shardings)(params)
 
+    def abstract_state(self) -> TrainState:
+        """The shapes of the state with their shardings, as a checkpoint is restored by."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            self.state,
+            self.rules.shardings(self.specs),
+        )
+
+    def local_shares(self) -> list[int]:
+        """Of the equal shares that rows, and chunks with them, are split into, those of this process's devices."""
+        rows = NamedSharding(self.rules.mesh, self.rules.spec(("batch",)))
+        shares = self.rules.size(self.rules.split("batch"))
+        slices: Any = rows.addressable_devices_indices_map((shares,)).values()
+        return sorted({share for at in slices for share in range(shares)[at[0]]})
+
+    def local_rows(self) -> list[int]:
+        """The rows of a step that this process has to bring, counted m · R + r over microbatches of R rows."""
+        batch = self.program.abstract_args[1]
+        microbatches, rows = ((1, *batch.tokens.shape) if batch.tokens.ndim == 2 else batch.tokens.shape)[:2]
+        per = rows // self.rules.size(self.rules.split("batch"))
+        mine = [row for share in self.local_shares() for row in range(share * per, (share + 1) * per)]
+        return [m * rows + row for m in range(microbatches) for row in mine]
+
     def place(self, batch: Batch) -> Batch:
-        """A batch that every process has, each device holding its part."""
-        shardings = self.program.in_shardings[1]
+        """The whole batch over all processes' devices, from this process's rows.
+
+        Args:
+          batch: as `collate` lays out the rows `local_rows`, with as many shards as `local_shares`.
+        """
         if self.rules.mesh.size == 1:
             return batch
-        return jax.tree.map(
-            lambda x, sharding: jax.make_array_from_callback(x.shape, sharding, lambda at: x[at]), batch, shardings
-        )
+        shares, mine = self.rules.size(self.rules.split("batch")), self.local_shares()
+        lead = batch.tokens.ndim - 2
+
+        def whole(x, sharding):
+            part = x.shape[lead] // len(mine)
+
+            def piece(at):
+                start, stop, _ = at[lead].indices(part * shares)
+                share, offset = divmod(start, part)
+                first = mine.index(share) * part + offset
+                return x[(*at[:lead], slice(first, first + stop - start), *at[lead + 1 :])]
+
+            shape = (*x.shape[:lead], part * shares, *x.shape[lead + 1 :])
+            return jax.make_array_from_callback(shape, sharding, piece)
+
+        return jax.tree.map(whole, _counted_over_all(batch, shares, mine, lead), self.program.in_shardings[1])
+
+
+def _counted_over_all(batch: Batch, shares: int, mine: list[int], lead: int) -> Batch:
+    """A batch whose slots count the features of every process's chunks, not of this one's alone."""
+    if batch.audio is None or len(mine) == shares:
+        return batch
+    samples, slots = batch.audio.samples, batch.audio.slots
+    features = samples.shape[lead] // len(mine) * int(lengths.adaptor_frames(samples.shape[-1]))
+    shift = np.repeat((np.array(mine) - np.arange(len(mine))) * features, slots.shape[lead] // len(mine))
+    slots = np.where(slots < 0, slots, slots + shift[:, None].astype(np.int32))
+    return batch._replace(audio=batch.audio._replace(slots=slots))
 
 
 def prepare(config: Config, mesh: Mesh) -> Stage:
@@ -93,9 +146,13 @@ def prepare(config: Config, mesh: Mesh) -> Stage:
     step = make_train_step(graphdef, optimizer, options, rules=rules, specs=specs)
     state_shardings = rules.shardings(specs)
     program = Program(
-        fn=step,
-        abstract_args=(state, batch),
-        in_shardings=(state_shardings, rules.shardings(batch_specs(rules, batch, config.microbatches))),
+        fn=guarded(step),
+        abstract_args=(state, batch, jax.ShapeDtypeStruct((), jnp.float32)),
+        in_shardings=(
+            state_shardings,
+            rules.shardings(batch_specs(rules, batch, config.microbatches)),
+            NamedSharding(rules.mesh, PartitionSpec()),
+        ),
         out_shardings=(state_shardings, None),
         donate=(0,),
         groups={

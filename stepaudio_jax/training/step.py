@@ -156,7 +156,7 @@ def make_train_step(
     rules: ShardingRules | None = None,
     specs: TrainState | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The supervised step. Metrics: loss (nats per token), accuracy, tokens, grad_norm.
+    """The supervised step. Metrics: loss (nats per token), accuracy, tokens, filled (places without padding), grad_norm.
 
     Args:
       rules, specs: the mesh, and where the state's arrays lie in it (`state_specs`); none on a single device.
@@ -204,7 +204,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = jax.tree.map(jnp.asarray, batch)
         targets, mask = next_tokens(batch.tokens, batch.loss_mask)
-        tokens = mask.sum()
+        tokens, filled = mask.sum(), (batch.segment_ids > 0).sum()
         compute = gradients
         if rules is not None and specs is not None and rules.axes:
             parts = batch_specs(rules, batch, options.microbatches)
@@ -221,7 +221,8 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "accuracy": accuracy, "tokens": tokens, "grad_norm": optax.tree.norm(grads)}
+        metrics = {"loss": loss, "accuracy": accuracy, "tokens": tokens, "filled": filled}
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(params, state.frozen, opt_state, state.step + 1), metrics
 
     return step

@@ -1,0 +1,130 @@
+"""Runs small enough for tests, in this process or in others that are forked from one which has imported everything."""
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import socket
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+from flax import nnx
+
+from configs import tiny
+from stepaudio_jax import checkpoints, miniature, training
+from stepaudio_jax.config import PRESETS
+from stepaudio_jax.training import loop
+from tests import small
+
+PRESETS["small"] = small.config(max_position_embeddings=1024)
+miniature.build_tokenizer = functools.cache(functools.partial(miniature.build_tokenizer, samples=200))
+miniature.build_tokenizer(512)
+
+
+def config(**changes) -> ml_collections.ConfigDict:
+    """Twelve steps of two rows with a model of some thousand parameters; the encoder is frozen."""
+    config = tiny.get_config()
+    config.update({"model": "small", "steps": 12, "log_every": 1, "eval_every": 5, "save_dtype": "float32"})
+    config.scan_layers = True  # compiles sooner
+    config.trainable = ("adaptor", "decoder")
+    config.tokenizer.vocab_size = 512
+    config.checkpoints.save_every = 4
+    config.optim.warmup_steps = 1
+    config.data.update({"batch_size": 2, "batches_per_group": 3, "buckets": ((256, 64_000),)})
+    config.data.curriculum = ((9, 1, ("order", "count")), (10_000, 1, ()))
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def look(model, tokenizer) -> dict[str, float]:
+    """Reads every parameter, as an evaluation would."""
+    return {"norm": float(optax.tree.norm(nnx.state(model, nnx.Param)))}
+
+
+def on_devices(monkeypatch, count: int) -> None:
+    """Trains on the first few devices only."""
+    make_mesh = loop.make_mesh
+    monkeypatch.setattr(loop, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:count]))
+
+
+def lines(workdir, name: str = "loss") -> list[dict]:
+    """Those lines of the metrics that have a number of this name."""
+    read = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in read if name in line]
+
+
+def parameters(path) -> dict:
+    return nnx.to_pure_dict(nnx.state(checkpoints.load(path)[0], nnx.Param))
+
+
+def same_to_the_bit(workdir, truth) -> None:
+    """Losses, gradient norms, evaluations, and final parameters of two runs."""
+    for name in ("loss", "norm"):
+        keys = ("step", "loss", "accuracy", "grad_norm", "tokens", "norm")
+        found, expected = ([[line.get(k) for k in keys] for line in lines(run, name)] for run in (workdir, truth))
+        assert found == expected
+    jax.tree.map(np.testing.assert_array_equal, *(parameters(Path(run) / "checkpoint") for run in (workdir, truth)))
+
+
+class Recorder:
+    """A source that notes the digest of every batch it gives, by its position."""
+
+    def __init__(self, source, path: Path):
+        self._source, self._path = source, path
+
+    def __next__(self):
+        position, batch = self.state(), next(self._source)
+        digest = hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in jax.tree.leaves(batch)))
+        with self._path.open("a") as file:
+            file.write(json.dumps([position, digest.hexdigest()]) + "\n")
+        return batch
+
+    def state(self):
+        return self._source.state()
+
+    def restore(self, state):
+        self._source.restore(state)
+
+
+def batches(workdir) -> set[str]:
+    """Which batches were ever given, with their digests; every line of a run that was killed is one of them."""
+    return set((Path(workdir) / "batches").read_text().splitlines())
+
+
+def run(workdir, changes=None, process: int = 0, port: int = 0, **options) -> None:
+    """Trains; the body of a process. With a port, as one of two processes."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 1)
+    if port:
+        training_start(port, process)
+    made = loop.batch_source
+    Path(workdir).mkdir(exist_ok=True)
+    loop.batch_source = lambda *args: Recorder(made(*args), Path(workdir) / "batches")
+    try:
+        training.train(config(**(changes or {})), workdir, evaluate=look, **options)
+    except training.Stopped as stopped:
+        raise SystemExit(stopped.exit_code) from None
+
+
+def training_start(port: int, process: int) -> None:
+    from stepaudio_jax.parallel import distributed
+
+    distributed.start(coordinator=f"127.0.0.1:{port}", processes=2, process=process)
+
+
+def start(workdir, **arguments) -> multiprocessing.process.BaseProcess:
+    """A process that runs `run`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=run, args=(workdir,), kwargs=arguments)
+    process.start()
+    return process
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
