@@ -101,7 +101,7 @@ class Guard:
             )
         if len(self._skips) > self._config.most_skips:
             raise DivergenceError(
-                f"{told}, the {len(self._skips)}th in {window} steps (guard.most_skips {self._config.most_skips}). "
+                f"{told}: {len(self._skips)} of {window} steps, more than guard.most_skips {self._config.most_skips}. "
                 "Lower optim.learning_rate"
             )
         return told

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from flax import nnx
 from configs import tiny
 from stepaudio_jax import checkpoints, miniature, training
 from stepaudio_jax.config import PRESETS
+from stepaudio_jax.parallel import distributed
 from stepaudio_jax.training import loop
 from tests import small
 
@@ -40,7 +42,7 @@ def config(**changes) -> ml_collections.ConfigDict:
     config.tokenizer.vocab_size = 512
     config.checkpoints.save_every = 4
     config.optim.warmup_steps = 1
-    config.data.update({"batch_size": 2, "batches_per_group": 3, "buckets": ((64, 0),)})
+    config.data.update({"batch_size": 2, "batches_per_group": 3, "buckets": ((96, 0),)})
     config.data.update({"text_share": 1.0, "chunks_per_row": 0})
     config.update_from_flattened_dict(changes)
     return config
@@ -82,12 +84,19 @@ def same_to_the_bit(workdir, truth) -> None:
 
 
 class Recorder:
-    """A source that notes the digest of every batch it gives, by its position."""
+    """A source that notes the digest of every batch it gives, by its position.
 
-    def __init__(self, source, path: Path):
-        self._source, self._path = source, path
+    Args:
+      pause: seconds that a batch is waited for: each of them, or the first two and the rest.
+    """
+
+    def __init__(self, source, path: Path, pause: float | tuple[float, float]):
+        self._source, self._path, self._given = source, path, 0
+        self._pause = pause if isinstance(pause, tuple) else (pause, pause)
 
     def __next__(self):
+        time.sleep(self._pause[self._given >= 2])
+        self._given += 1
         position, batch = self.state(), next(self._source)
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in jax.tree.leaves(batch)))
         with self._path.open("a") as file:
@@ -101,34 +110,51 @@ class Recorder:
         self._source.restore(state)
 
 
-def batches(workdir) -> set[str]:
-    """Which batches were ever given, with their digests; every line of a run that was killed is one of them."""
-    return set((Path(workdir) / "batches").read_text().splitlines())
+def batches(workdir, process: int = 0) -> set[str]:
+    """The batches that a process ever gave, each with its position and digest."""
+    return set((Path(workdir) / f"batches{process}").read_text().splitlines())
 
 
-def run(workdir, changes=None, process: int = 0, port: int = 0, **options) -> None:
-    """Trains; the body of a process. With a port, as one of two processes."""
+def given(workdir) -> int:
+    """How many batches the first process was given."""
+    path = Path(workdir) / "batches0"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def run(workdir, changes=None, process=0, port=0, pause=0.0, slow_look=0.0, deaf=False, **options) -> None:
+    """Trains; the body of a process.
+
+    Args:
+      changes: of `config`.
+      port, process: as one of two processes that meet there.
+      pause: of a `Recorder`.
+      slow_look: seconds that the evaluation takes, which leaves a file "looking" first.
+      deaf: waits for data cannot be broken off, like compilations.
+    """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 1)
     jax.config.update("jax_enable_compilation_cache", True)  # or most of the time would go into compiling the same
     jax.config.update("jax_compilation_cache_dir", CACHE)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if port:
-        training_start(port, process)
+        distributed.start(coordinator=f"127.0.0.1:{port}", processes=2, process=process)
     made = loop.batch_source
     Path(workdir).mkdir(exist_ok=True)
-    loop.batch_source = lambda *args: Recorder(made(*args), Path(workdir) / "batches")
+    loop.batch_source = lambda *args: Recorder(made(*args), Path(workdir) / f"batches{process}", pause)
     loop.report.write = lambda *_: None  # half the time of so short a run
+    if deaf:
+        loop.Interrupts._handle = lambda *_: None
+
+    def evaluate(model, tokenizer):
+        if slow_look:
+            (Path(workdir) / "looking").touch()
+            time.sleep(slow_look)
+        return look(model, tokenizer)
+
     try:
-        training.train(config(**(changes or {})), workdir, evaluate=look, **options)
+        training.train(config(**(changes or {})), workdir, evaluate=evaluate, **options)
     except training.Stopped as stopped:
         raise SystemExit(stopped.exit_code) from None
-
-
-def training_start(port: int, process: int) -> None:
-    from stepaudio_jax.parallel import distributed
-
-    distributed.start(coordinator=f"127.0.0.1:{port}", processes=2, process=process)
 
 
 def start(workdir, **arguments) -> multiprocessing.process.BaseProcess:
