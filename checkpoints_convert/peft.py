@@ -137,7 +137,7 @@ def from_peft(src: epath.PathLike, dst: epath.PathLike, *, base: epath.PathLike)
         for letter in "ab":
             target = parameter(model, (*path, "lora", letter))
             layers = range(target.shape[0]) if target.ndim == 3 else [None]
-            found = [matrices.get((path, letter, layer)) for layer in layers]
+            found: list[Any] = [matrices.get((path, letter, layer)) for layer in layers]
             shape = target.shape[-2:]
             if wrong := [layer for layer, x in zip(layers, found, strict=True) if x is None or x.shape != shape]:
                 what = f"{'.'.join(path)}: no lora_{letter.upper()} of shape {shape[::-1]} in layer {wrong[0]}"

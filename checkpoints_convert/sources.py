@@ -18,7 +18,7 @@ from etils import epath
 
 from checkpoints_convert.safetensors_files import Reader, SafetensorsError, Tensor
 from stepaudio_jax import checkpoints
-from stepaudio_jax.checkpoints.layout import PARAMS, open_arrays
+from stepaudio_jax.checkpoints.layout import PARAMS, open_arrays, parameter_folders
 from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.models.hf_names import ORDER, Place, released_shapes, tensor_map
 
@@ -148,7 +148,7 @@ class OrbaxFolder:
     def __init__(self, folder: epath.PathLike):
         self.folder = checkpoints.locate(folder)
         self.config = StepAudioConfig.read(self.folder)
-        self._arrays = open_arrays(self.folder / PARAMS)
+        self._arrays = {k: v for folder in parameter_folders(self.folder) for k, v in open_arrays(folder).items()}
         self._places = tensor_map(self.config)
         self.problems = []
         ours = {".".join(place.path) for place in self._places.values()}

@@ -28,6 +28,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = 10
     config.eval_every = 1400
 
+    config.checkpoints = ml_collections.ConfigDict()
+    config.checkpoints.save_every = 200
+    config.checkpoints.newest = 2  # kept
+    config.checkpoints.multiples_of = 0  # kept as well: every step this divides; 0: none
+    config.checkpoints.best = ""  # kept as well: of the highest score of this name ("-name": the lowest)
+
+    config.guard = ml_collections.ConfigDict()  # against divergence
+    config.guard.action = "stop"  # or "skip": go on without the update
+    config.guard.spike = 5.0  # times the median loss of the last `window` steps (counted as 1 nat at least)
+    config.guard.window = 50
+    config.guard.most_skips = 10  # within a window; one more stops the run
+
     config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": -1, "context": 1, "tensor": 1})
 
     config.generation = ml_collections.ConfigDict({"do_sample": False, "max_new_tokens": 256})

@@ -126,20 +126,30 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _train_parser(parser: argparse.ArgumentParser):
-    parser.add_argument("--workdir", required=True, help="folder for the checkpoint and metrics")
+    parser.add_argument("--workdir", required=True, help="folder of the run; one that lies there goes on")
     parser.add_argument("--config", required=True, help="a config file; override with --config.name=value")
+    parser.add_argument(
+        "--allow-change", default="", metavar="KEY,…", help="keys of the config that may differ from the run's so far"
+    )
+    parser.add_argument("--profile", metavar="START:STOP", help="trace these steps into workdir/profile")
     parser.set_defaults(run=_train)
 
 
 def _train(args: argparse.Namespace) -> int:
     from stepaudio_jax.evals.miniature import examine
     from stepaudio_jax.parallel import distributed
-    from stepaudio_jax.training import read_config, train
+    from stepaudio_jax.training import Stopped, parse_window, read_config, train
 
     config = read_config(args.config, args.rest)
+    allowed = [key for key in args.allow_change.split(",") if key]
+    window = parse_window(args.profile) if args.profile else None
     distributed.start()
-    path = train(config, args.workdir, evaluate=examine)
+    try:
+        path = train(config, args.workdir, evaluate=examine, allow_change=allowed, profile=window)
+    except Stopped as stopped:
+        return stopped.exit_code
     print(f"The checkpoint is in {path}. Ask it: stepaudio ask --checkpoint={path} FILE QUESTION")
+    print(f"Its curves: {args.workdir}/report.html. The checkpoints on the way: {args.workdir}/checkpoints")
     return 0
 
 

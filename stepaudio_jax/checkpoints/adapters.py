@@ -64,22 +64,26 @@ def save_adapters(
     Raises:
       CheckpointError: the folder exists and `overwrite` is not set, or there is no such base.
     """
-    where = checkpoint.locate(base)
-    name = str(base) if str(base) in checkpoint.SHIPPED else str(where.resolve())
-    about = {
-        "lora": dataclasses.asdict(lora),
-        "modules": list(modules),
-        "base": name,
-        "fingerprint": fingerprint(where),
-    }
     files = {
-        LORA: json.dumps(about, indent=2) + "\n",
+        LORA: describe(lora, base, modules),
         "config.json": json.dumps(model.config.to_hf(), indent=2) + "\n",
         "tokenizer.json": tokenizer_json,
     }
     if generation is not None:
         files["generation_config.json"] = json.dumps(dict(generation), indent=2) + "\n"
     checkpoint.write(path, _trained(model, modules), files, overwrite=overwrite)
+
+
+def describe(lora: LoraConfig, base: epath.PathLike, modules: Sequence[str]) -> str:
+    """The text of lora.json. Raises CheckpointError: there is no such base."""
+    where = checkpoint.locate(base)
+    about = {
+        "lora": dataclasses.asdict(lora),
+        "modules": list(modules),
+        "base": str(base) if str(base) in checkpoint.SHIPPED else str(where.resolve()),
+        "fingerprint": fingerprint(where),
+    }
+    return json.dumps(about, indent=2) + "\n"
 
 
 def is_adapters(path: epath.Path) -> bool:
@@ -142,8 +146,8 @@ def load_adapters(
         return model
 
     abstract = nnx.eval_shape(adapted)
-    stored = flatten_dict(checkpoint.read(path / PARAMS, _trained(abstract, about.modules), placement=placement))
-    whole = flatten_dict(nnx.to_pure_dict(nnx.state(base, nnx.Param)))
+    stored: Any = flatten_dict(checkpoint.read(path, _trained(abstract, about.modules), placement=placement))
+    whole: Any = flatten_dict(nnx.to_pure_dict(nnx.state(base, nnx.Param)))
     stored = {name: array if is_lora(name) else array.astype(whole[name].dtype) for name, array in stored.items()}
     return nnx.merge(nnx.graphdef(abstract), unflatten_dict(whole | stored)), tokenizer, about
 

@@ -23,6 +23,8 @@ from jax.experimental import multihost_utils
 from stepaudio_jax.checkpoints.layout import (
     PARAMS,
     CheckpointError,
+    first_line,
+    parameter_folders,
     publish,
     refuse_unfinished,
     save_args,
@@ -93,27 +95,27 @@ def write(path: epath.PathLike, variables: nnx.State, files: Mapping[str, str], 
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path}: exists already; choose another name, or allow overwriting")
     folder = unfinished(path)
-    _wait_for_all(f"{path} may be written")  # none still looks whether it exists
+    wait_for_all(f"{path} may be written")  # none still looks whether it exists
     if jax.process_index() == 0:
         if folder.exists():
             folder.rmtree()
         folder.mkdir(parents=True)
         for name, text in files.items():
             (folder / name).write_text(text)
-    _wait_for_all(f"{path} is begun")
+    wait_for_all(f"{path} is begun")
     params = nnx.to_pure_dict(variables)
-    axes = _logical_axes(variables)
+    axes = logical_axes(variables)
     layout = jax.tree_util.tree_map_with_path(lambda key, _: save_args(axes[_name(key)][:1] == ("layers",)), params)
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+    with quiet(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / PARAMS, params, save_args=layout)
     if jax.process_index() == 0:
         if (marker := folder / PARAMS / "commit_success.txt").exists():
             marker.write_text("Checkpoint commit was successful\n")  # without the path, which is about to change
         publish(path)
-    _wait_for_all(f"{path} is whole")
+    wait_for_all(f"{path} is whole")
 
 
-def _wait_for_all(what: str) -> None:
+def wait_for_all(what: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
@@ -134,7 +136,7 @@ def load(path: epath.PathLike, *, dtype: Any = None, placement: Placement | None
     config = StepAudioConfig.read(path)
     tokenizer = load_tokenizer(path, config)
     model = nnx.eval_shape(lambda: StepAudio(config, rngs=nnx.Rngs(0)))
-    nnx.update(model, read(path / PARAMS, nnx.state(model, nnx.Param), dtype=dtype, placement=placement))
+    nnx.update(model, read(path, nnx.state(model, nnx.Param), dtype=dtype, placement=placement))
     return model, tokenizer
 
 
@@ -154,22 +156,26 @@ def load_tokenizer(path: epath.Path, config: StepAudioConfig) -> Tokenizer:
 
 
 def read(
-    folder: epath.Path, variables: nnx.State, *, dtype: Any = None, placement: Placement | None = None
+    path: epath.Path, variables: nnx.State, *, dtype: Any = None, placement: Placement | None = None
 ) -> dict[str, Any]:
-    """The arrays of these parameters (of which only shapes and axes are looked at) as a plain tree, as `load` says."""
-    if not folder.exists():
-        raise CheckpointError(f"{folder}: no such folder; the checkpoint has no weights")
+    """The arrays of a checkpoint folder for these parameters (of which only shapes and axes are looked at), as a plain
+    tree, as `load` says."""
     abstract = nnx.to_pure_dict(variables)
-    shardings = {name: (placement or _first_device)(axes) for name, axes in _logical_axes(variables).items()}
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+    shardings = {name: (placement or _first_device)(axes) for name, axes in logical_axes(variables).items()}
+    folders = parameter_folders(path)
+    with quiet(), ocp.StandardCheckpointer() as checkpointer:
         try:
-            stored = checkpointer.metadata(folder.resolve()).item_metadata.tree
-            target = _match(abstract, stored, shardings, folder, dtype)
-            return checkpointer.restore(folder.resolve(), target)
+            stored = {folder: checkpointer.metadata(folder.resolve()).item_metadata.tree for folder in folders}
+            together = {name: tree for part in stored.values() for name, tree in part.items()}
+            target = _match(abstract, together, shardings, folders[0], dtype)
+            restored: dict[str, Any] = {}
+            for folder, part in stored.items():
+                restored |= checkpointer.restore(folder.resolve(), {name: target[name] for name in part})
+            return restored
         except CheckpointError:
             raise
         except Exception as error:  # tensorstore and Orbax raise many kinds for a damaged file
-            raise CheckpointError(f"{folder}: cannot be read ({str(error).splitlines()[0]})") from error
+            raise CheckpointError(f"{folders[0]}: cannot be read ({first_line(error)})") from error
 
 
 def _first_device(_: tuple[str | None, ...]) -> jax.sharding.Sharding:
@@ -199,7 +205,7 @@ def _match(
     return jax.tree_util.tree_map_with_path(target, abstract)
 
 
-def _logical_axes(variables: nnx.State) -> dict[str, tuple[str | None, ...]]:
+def logical_axes(variables: nnx.State) -> dict[str, tuple[str | None, ...]]:
     """The names of each parameter's axes, by its module path."""
     return {
         ".".join(map(str, key)): variable.get_metadata("logical_axes") for key, variable in nnx.to_flat_state(variables)
@@ -210,7 +216,7 @@ def _name(key: Any) -> str:
     return ".".join(str(getattr(entry, "key", entry)) for entry in key)
 
 
-class _quiet:
+class quiet:
     """Orbax logs each file at INFO and warns of things that do not concern the reader of one folder."""
 
     def __enter__(self):

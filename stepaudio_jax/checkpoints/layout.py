@@ -25,6 +25,8 @@ from etils import epath
 
 PARAMS = "params"
 PROGRESS = "progress.json"
+RUN, FROZEN = "run.json", "frozen"
+"""What makes a folder a trainer's checkpoint (run.py), and where beside it the parameters are that were not trained."""
 CHUNK_BYTES = 1 << 20
 DATA_FILE_BYTES = 8 << 20
 """Of the store's files, as we write them: a commit writes its files in parallel, so many beat a large one."""
@@ -107,6 +109,21 @@ def create_arrays(params: epath.Path, specs: Mapping[str, ArraySpec]) -> dict[st
     return arrays
 
 
+def parameter_folders(path: epath.Path) -> list[epath.Path]:
+    """Where the arrays of a checkpoint are: its params/, and of a trainer's with frozen modules the folder of those.
+
+    Raises:
+      CheckpointError: no such folder.
+    """
+    folders = [path / PARAMS]
+    if (path / RUN).exists() and json.loads((path / RUN).read_text())[FROZEN]:
+        folders.append(path.parent / FROZEN)
+    for folder in folders:
+        if not folder.exists():
+            raise CheckpointError(f"{folder}: no such folder; the checkpoint has no weights")
+    return folders
+
+
 def open_arrays(params: epath.Path) -> dict[str, ts.TensorStore]:
     """Opens the arrays of a checkpoint, whoever wrote it. Nothing of their content is read.
 
@@ -123,7 +140,7 @@ def open_arrays(params: epath.Path) -> dict[str, ts.TensorStore]:
         opened = {name: ts.open({**_array(params, name), "open": True}, context=context) for name in names}
         return {name: future.result() for name, future in opened.items()}
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{params}: cannot be read ({_first_line(error)})") from error
+        raise CheckpointError(f"{params}: cannot be read ({first_line(error)})") from error
 
 
 def refuse_unfinished(path: epath.Path) -> None:
@@ -179,5 +196,5 @@ def _orbax_metadata(specs: Mapping[str, ArraySpec]) -> dict[str, Any]:
     }
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -27,12 +27,15 @@ class Example:
 
     Attributes:
       chunks: of its clips, float32 [samples] at 16 kHz, one per audio span.
-      source: number of the data set it is from, for metrics.
+      source, record: where it is from: the number of the data set, for metrics, and its own in there.
+      reference: for preferences, the log-probability of its trained tokens under the reference model.
     """
 
     rendered: Rendered
     chunks: tuple[np.ndarray, ...]
     source: int = 0
+    record: int = 0
+    reference: float | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -97,6 +100,7 @@ def collate(
     sound_rows: int,
     sound_samples: int,
     shards: int = 1,
+    preferences: bool = False,
     pad_id: int = 0,
 ) -> Batch:
     """One batch of shape [len(rows), length], the examples of a row one after another.
@@ -107,6 +111,7 @@ def collate(
     Args:
       sound_rows, sound_samples: how many rows of sound, and of how many samples, a multiple of 1,280.
       shards: equal shares that rows and rows of sound are split into over a mesh; a row's chunks lie in its own share.
+      preferences: fill in `Batch.reference`.
 
     Raises:
       ValueError: examples that do not fit; nothing is ever cut. Rows that the shards do not divide.
@@ -121,6 +126,7 @@ def collate(
     positions, segment_ids, sources = np.zeros((3, len(rows), length), np.int32)
     loss_mask = np.zeros((len(rows), length), bool)
     slots = np.full((len(rows), length), -1, np.int32)
+    reference = np.zeros((len(rows), length), np.float32) if preferences else None
 
     for number, row in enumerate(rows):
         if (size := sum(example.num_tokens for example in row)) > length:
@@ -134,6 +140,8 @@ def collate(
             sources[number, own] = example.source
             loss_mask[number, own] = rendered.loss_mask
             loss_mask[number, begin : begin + 1] = False  # nothing comes before it that could predict it
+            if reference is not None and example.reference is not None:
+                reference[number, begin] = example.reference
             if len(example.chunks) != len(rendered.spans):
                 raise ValueError(
                     f"row {number}: {len(rendered.spans)} audio spans, {len(example.chunks)} chunks of sound"
@@ -143,7 +151,7 @@ def collate(
                 slots[number, begin + start : begin + start + count] = unit + np.arange(count)
             begin = own.stop
     audio = AudioInput(sound.samples, sound.sizes, sound.offsets, slots) if sound_rows else None
-    return Batch(tokens, positions, segment_ids, loss_mask, sources, audio)
+    return Batch(tokens, positions, segment_ids, loss_mask, sources, audio, reference)
 
 
 def sound_shape(samples: int, parts: int) -> tuple[int, int]:

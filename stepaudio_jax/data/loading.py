@@ -98,4 +98,4 @@ class Loader:
         if found + [0] * (2 - len(found)) != planned:
             raise Unusable("length differs", f"{sample.where}: expected {planned} tokens as stored, found {found}")
         examples = fit(examples, self.mixture.row_tokens, sample.where)
-        return [dataclasses.replace(example, source=source) for example in examples]
+        return [dataclasses.replace(example, source=source, record=record) for example in examples]

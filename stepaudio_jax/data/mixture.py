@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -42,7 +42,7 @@ class Dataset(Protocol):
     """What a source needs of a data set (stored.StoredDataset): records, their rendered lengths and kinds (lengths.py),
     and in `info` what the lengths were measured with."""
 
-    info: Mapping[str, Any]
+    info: dict[str, Any]
     tokens: Int[np.ndarray, " N"]
     rejected_tokens: Int[np.ndarray, " N"]
     kind: Int[np.ndarray, " N"]

@@ -8,7 +8,7 @@ load the same batches; how far a run has come is the place of the next row, the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -87,7 +87,7 @@ class PackedBatches:
         place = self._planned.place(self._step * self._batch_rows)
         return {**place._asdict(), "plan": self.fingerprint}
 
-    def restore(self, state: dict[str, Any]):
+    def restore(self, state: Mapping[str, Any]):
         """Goes on from a state, of whatever number of processes.
 
         Raises:

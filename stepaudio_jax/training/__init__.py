@@ -4,6 +4,8 @@ from stepaudio_jax.training.configs import read_config
 from stepaudio_jax.training.loop import train
 from stepaudio_jax.training.losses import next_tokens, token_scores
 from stepaudio_jax.training.optimizer import make_optimizer
+from stepaudio_jax.training.profiler import parse_window
+from stepaudio_jax.training.signals import Stopped
 from stepaudio_jax.training.stage import init_model
 from stepaudio_jax.training.step import (
     StepOptions,
@@ -17,6 +19,7 @@ from stepaudio_jax.training.step import (
 
 __all__ = [
     "StepOptions",
+    "Stopped",
     "TrainState",
     "init_model",
     "init_state",
@@ -24,6 +27,7 @@ __all__ = [
     "make_train_step",
     "merge",
     "next_tokens",
+    "parse_window",
     "read_config",
     "split_model",
     "state_specs",

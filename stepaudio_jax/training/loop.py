@@ -1,147 +1,289 @@
-"""The supervised trainer: a config in, a checkpoint folder out."""
+"""The supervised trainer: a config in, a checkpoint folder out. Ended at any moment, it goes on where it was.
+
+A run is a function of its config: batches come by position from the source, initial weights from the seed, and no step
+draws a random number. So its state is the train state, the source's position and the guard's memory, and a run that
+was interrupted ends with the same bits as one that was not, on the same mesh.
+"""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from stepaudio_jax import checkpoints, miniature
-from stepaudio_jax.data import Batch
+from stepaudio_jax import checkpoints
+from stepaudio_jax.checkpoints import Retention, RunCheckpoints, wait_for_all
 from stepaudio_jax.models import StepAudio
 from stepaudio_jax.parallel import make_mesh
 from stepaudio_jax.text import Tokenizer
+from stepaudio_jax.training import report
+from stepaudio_jax.training.changes import check_unchanged, written
 from stepaudio_jax.training.configs import Config
-from stepaudio_jax.training.sources import miniature_batches
-from stepaudio_jax.training.stage import lora_config, prepare
+from stepaudio_jax.training.guard import DivergenceError, Guard
+from stepaudio_jax.training.metrics import Meter, MetricsLog
+from stepaudio_jax.training.optimizer import make_schedule
+from stepaudio_jax.training.profiler import Profiler
+from stepaudio_jax.training.progress import Bar
+from stepaudio_jax.training.signals import Interrupts, Stopped
+from stepaudio_jax.training.sources import BatchSource, batch_source, run_tokenizer
+from stepaudio_jax.training.stage import Stage, lora_config, prepare
 from stepaudio_jax.training.step import TrainState, merge
 
 Evaluate = Callable[[StepAudio, Tokenizer], dict[str, float]]
 
 
-def train(config: Config, workdir: epath.PathLike, *, evaluate: Evaluate | None = None) -> epath.Path:
-    """Trains by a config such as configs/tiny.py and writes `workdir/checkpoint`.
+def train(
+    config: Config,
+    workdir: epath.PathLike,
+    *,
+    evaluate: Evaluate | None = None,
+    allow_change: Sequence[str] = (),
+    profile: tuple[int, int] | None = None,
+) -> epath.Path:
+    """Trains by a config such as configs/tiny.py, or goes on with the run that lies there: writes `workdir/checkpoint`.
 
-    Beside it: config.json, the resolved configuration, metrics.jsonl, one line per logged step, and `latest`, the
-    checkpoint of every `config.eval_every` steps. Over several processes, each runs this; the first writes the logs.
+    Beside it: config.json, the resolved configuration; checkpoints/ (checkpoints.RunCheckpoints), one every
+    `config.checkpoints.save_every` steps, before every evaluation and at the end; metrics.jsonl and tensorboard/
+    (training/metrics.py); report.html. Over several processes, each runs this; the first writes what is not arrays.
 
     Args:
-      evaluate: called with the model every `config.eval_every` steps; its numbers go to the metrics.
+      evaluate: called with the model every `config.eval_every` steps; its numbers go to the metrics and decide which
+        checkpoint is best.
+      allow_change: keys of the config that may differ from those the run was begun with.
+      profile: first step to trace, and the one after the last.
 
     Raises:
-      FileExistsError: the folder already holds a finished run.
-      FloatingPointError: the loss is not finite; nothing after the last checkpoint is kept.
+      ConfigChangeError: another config than the run's.
+      DivergenceError: see training/guard.py; the checkpoints are those of before.
+      Stopped: by a signal, after the state was saved.
+      CheckpointError: a checkpoint could not be written, or none of those there read.
       MeshError, ShardingError: a mesh that does not fit the devices, or sizes that do not divide over it.
+      OSError: a workdir that cannot be written.
     """
     workdir = epath.Path(workdir)
-    target = workdir / "checkpoint"
-    if target.exists():
-        raise FileExistsError(f"{target}: a finished run lies here; choose another --workdir or remove it")
-    if "curriculum" not in config.data:
-        raise ValueError(
-            "config.data: names no source of examples; pipelines for your own data are still to come. Today this "
-            "config can be planned (stepaudio plan), and configs/tiny.py trained"
+    with Interrupts() as interrupts:
+        changes = check_unchanged(config, workdir / "config.json", allow_change)
+        if (lora := lora_config(config)) is not None and not config.init:
+            raise ValueError("config.init: adapters are trained beside the weights of a checkpoint; name it")
+        stage = prepare(config, make_mesh(config.mesh))
+        tokenizer, tokenizer_json = run_tokenizer(config)
+        source = batch_source(config, tokenizer, tokenizer_json, stage, workdir)
+        saved = RunCheckpoints(
+            workdir / "checkpoints",
+            stage.model,
+            tokenizer_json,
+            generation=config.generation.to_dict(),
+            texts={checkpoints.LORA: checkpoints.describe(lora, config.init, whole_modules(config))} if lora else None,
+            retention=Retention(**{k: v for k, v in config.checkpoints.items() if k != "save_every"}),
         )
-    if "lora" in config and not config.init:
-        raise ValueError("config.init: adapters are trained beside the weights of a checkpoint; name it")
-    stage = prepare(config, make_mesh(config.mesh))
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        if (workdir / "checkpoint").exists() and max(saved.steps(), default=config.steps) >= config.steps:
+            return workdir / "checkpoint"
+        wait_for_all("every process has read what was there")
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / "config.json").write_text(written(config))
+        saved.clear()
+        run = _Run(config, workdir, stage, tokenizer, source, saved, interrupts, evaluate)
+        state = run.begin(changes, profile)
+        try:
+            state = run.steps(state)
+            run.export(state)
+        except Stopped as stopped:
+            run.tell(f"{stopped} after step {run.step}; the same command goes on from there")
+            raise
+        finally:
+            run.close()
+    return workdir / "checkpoint"
 
-    backend = miniature.build_tokenizer(config.tokenizer.vocab_size)
-    tokenizer = Tokenizer(backend, "the miniature's tokenizer")
-    jitted = stage.program.jit()
-    graphdef = nnx.graphdef(stage.model)
 
-    def save(path: epath.Path, state: TrainState) -> StepAudio:
-        lora, rest = lora_config(config), {"generation": config.generation.to_dict(), "overwrite": True}
-        model = merge(graphdef, state.params, state.frozen, dtype=None if lora else jnp.dtype(config.save_dtype))
-        if lora is None:
-            checkpoints.save(path, model, backend.to_str(), **rest)
+@dataclasses.dataclass
+class _Done:
+    """A step that was given to the devices, and what it will have to say."""
+
+    step: int
+    metrics: Any
+    before: dict[str, Any]
+    """The source's position before its batch."""
+    places: int
+    waited: float
+
+
+class _Run:
+    """What the steps of a run share."""
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: epath.Path,
+        stage: Stage,
+        tokenizer: Tokenizer,
+        source: BatchSource,
+        saved: RunCheckpoints,
+        interrupts: Interrupts,
+        evaluate: Evaluate | None,
+    ):
+        self.config, self.workdir, self.stage, self.tokenizer = config, workdir, stage, tokenizer
+        self.source, self.saved, self.interrupts, self.evaluate = source, saved, interrupts, evaluate
+        self.lora = lora_config(config)
+        self.console = Console(stderr=True, quiet=jax.process_index() > 0)
+        self.jitted = stage.program.jit()
+        self.schedule = make_schedule(config.optim, config.steps)
+        self.graphdef = nnx.graphdef(stage.model)
+
+    def begin(self, changes: Sequence[str], profile: tuple[int, int] | None) -> TrainState:
+        """The state to go on from: of the newest checkpoint, or a fresh one."""
+        abstract = self.stage.abstract_state()
+        own = {} if self.lora else abstract.frozen  # beside adapters it stays in the checkpoint they are of
+        restored = self.saved.restore(abstract.params, own, (abstract.opt_state, abstract.step))
+        self.step = self.saved_step = restored.step if restored else 0
+        self.log = MetricsLog(self.workdir, after=self.step)
+        self.guard = Guard(self.config.guard, restored.about["guard"] if restored else None)
+        self.profiler = Profiler(self.workdir / "profile", profile)
+        fresh = self.stage.new_state(self.config) if restored is None or self.lora else None
+        if restored is None:
+            assert fresh is not None
+            state = fresh
+            if state.frozen and not self.lora:
+                self.saved.save_frozen(state.frozen)
         else:
-            modules = [name for name in config.trainable if name != "lora"]
-            checkpoints.save_adapters(path, model, lora, backend.to_str(), base=config.init, modules=modules, **rest)
-        return model
+            for damaged in restored.damaged:
+                self.tell(f"set aside: {damaged}")
+            self.tell("; ".join([f"goes on after step {self.step}", *changes]))
+            self.source.restore(restored.about["source"])
+            frozen = restored.frozen if fresh is None else fresh.frozen
+            state = TrainState(restored.params, frozen, *restored.train)
+        self.position = self.source.state()
+        return state
 
-    shards = stage.rules.size(stage.rules.split("batch"))
-    batches = miniature_batches(config.data, tokenizer, config.seed, shards=shards)
+    def steps(self, state: TrainState) -> TrainState:
+        """All steps that are left. While one runs, the metrics of the one before are read."""
+        config, pending = self.config, None
+        self.meter = Meter(self.stage.program.flops, config.topology, self.stage.rules.mesh.size)
+        if self.step and self._evaluates(self.step) and self.saved.scores(self.step) is None:
+            self._look(state)  # the run was ended before it could
+        with Bar(self.console, config.steps, self.step) as self.bar:
+            for number in range(self.step + 1, config.steps + 1):
+                try:
+                    state, done = self._step(number, state)
+                except Stopped:
+                    self._settle(pending)
+                    self._save(state)
+                    raise
+                self._settle(pending)
+                pending, self.interrupts.nothing_to_lose = done, False
+                stopped, evaluates = self.interrupts.stop_after(number), self._evaluates(number)
+                if stopped or evaluates or number % config.checkpoints.save_every == 0 or number == config.steps:
+                    self._settle(pending)
+                    pending = None
+                    self._save(state)
+                if stopped:
+                    raise stopped
+                if evaluates:
+                    self._look(state)
+        return state
 
-    def step(state: TrainState, batch: Batch):
-        return jitted(state, stage.place(batch))
+    def export(self, state: TrainState) -> None:
+        """The finished model, as `workdir/checkpoint`."""
+        self.saved.wait()
+        path, rest = self.workdir / "checkpoint", {"generation": self.config.generation.to_dict(), "overwrite": True}
+        text = self.tokenizer.backend.to_str()
+        if self.lora is None:
+            checkpoints.save(path, self._model(state), text, **rest)
+        else:
+            model = merge(self.graphdef, state.params, state.frozen)
+            base, modules = self.config.init, whole_modules(self.config)
+            checkpoints.save_adapters(path, model, self.lora, text, base=base, modules=modules, **rest)
 
-    def look(state: TrainState) -> dict[str, float]:
-        """Keeps what there is so far, then scores it."""
-        model = save(workdir / "latest", state)
-        if evaluate is None:
-            return {}
-        if jax.process_count() > 1:  # the first process examines a copy of its own
+    def close(self) -> None:
+        """However it ended: what is being written is finished, and the report made."""
+        self.profiler.close()
+        self.log.close()
+        self.saved.wait()
+        if jax.process_index() == 0:
+            report.write(self.workdir, self.saved.steps(), self.console)
+
+    def tell(self, what: str) -> None:
+        self.console.print(what, soft_wrap=True, markup=False, highlight=False)
+        self.log.log({"step": self.step, "event": what})
+
+    def _step(self, number: int, state: TrainState) -> tuple[TrainState, _Done]:
+        begun, before = time.monotonic(), self.position
+        with self.interrupts.breakable():
+            batch = next(self.source)
+        waited = time.monotonic() - begun
+        if self.profiler.before(number, self.interrupts.profile_wanted):
+            self.interrupts.profile_wanted = False
+        placed = self.stage.place(batch)
+        state, metrics = self.jitted(state, placed, np.float32(self.guard.limit(number)))
+        self.step, self.position = number, self.source.state()
+        return state, _Done(number, metrics, before, placed.tokens.size, waited)
+
+    def _settle(self, done: _Done | None) -> None:
+        """Waits for a step and reads its metrics: for the guard, and for the log where it is due."""
+        if done is None:
+            return
+        values = {name: float(value) for name, value in jax.device_get(done.metrics).items()}
+        self.meter.step(int(values.pop("filled")), done.places, done.waited)
+        try:
+            skipped = self.guard.check(done.step, values, done.before)
+        except DivergenceError as error:
+            self.tell(f"stopped: {error}")
+            raise
+        if skipped:
+            self.tell(f"skipped: {skipped}")
+        del values["skipped"]
+        if done.step % self.config.log_every == 0 or done.step == self.config.steps:
+            rate = float(np.asarray(self.schedule(done.step - 1)))
+            values |= {"step": done.step, "learning_rate": rate} | self.meter.rates()
+            self.log.log(values)
+            self.bar.show(values)
+        self.bar.advance(done.step)
+
+    def _save(self, state: TrainState) -> None:
+        """Begins to write a checkpoint of the step that was done last, unless it has one."""
+        if self.saved_step == self.step:
+            return
+        self.saved.save(
+            self.step,
+            state.params,
+            (state.opt_state, state.step),
+            frozen=bool(state.frozen) and not self.lora,
+            about={"source": self.position, "guard": self.guard.state()},
+            config=written(self.config),
+        )
+        self.saved_step = self.step
+
+    def _evaluates(self, step: int) -> bool:
+        return self.evaluate is not None and step % self.config.eval_every == 0
+
+    def _look(self, state: TrainState) -> None:
+        """Evaluates. The first process does, over several processes on a copy of its own."""
+        model = self._model(state)
+        if jax.process_count() > 1:
             whole = multihost_utils.process_allgather(nnx.to_pure_dict(nnx.state(model, nnx.Param)), tiled=True)
             if jax.process_index() > 0:
-                return {}
-            model = nnx.merge(graphdef, jax.tree.map(jnp.asarray, whole))
-        return evaluate(model, tokenizer)
+                return
+            model = nnx.merge(self.graphdef, jax.tree.map(jnp.asarray, whole))
+        assert self.evaluate is not None
+        with self.interrupts.breakable():
+            scores = self.evaluate(model, self.tokenizer)
+        self.log.log({"step": self.step} | scores)
+        self.saved.note(self.step, scores)
+        self.console.print(f"step {self.step}: " + "  ".join(f"{name} {score:.3f}" for name, score in scores.items()))
 
-    state = _loop(config, workdir, step, stage.new_state(config), batches, look)
-    save(target, state)
-    return target
+    def _model(self, state: TrainState) -> StepAudio:
+        return merge(self.graphdef, state.params, state.frozen, dtype=jnp.dtype(self.config.save_dtype))
 
 
-def _loop(
-    config: Config,
-    workdir: epath.Path,
-    step: Callable,
-    state: TrainState,
-    batches: Iterator[Batch],
-    evaluate: Callable[[TrainState], dict[str, float]],
-) -> TrainState:
-    columns = (
-        TextColumn("{task.completed}/{task.total} steps"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.0f} tokens/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-
-    first = jax.process_index() == 0
-
-    def log(values: dict[str, float]):
-        if not first:
-            return
-        with (workdir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(values) + "\n")
-
-    with Progress(*columns, console=console, disable=not (first and console.is_terminal)) as progress:
-        task = progress.add_task("train", total=config.steps, loss=float("nan"), rate=0.0)
-        start, seen = time.monotonic(), 0
-        for number in range(1, config.steps + 1):
-            batch = next(batches)
-            state, metrics = step(state, batch)
-            seen += int(batch.segment_ids.sum())
-            if number % config.log_every == 0 or number == config.steps:
-                values = {name: float(value) for name, value in metrics.items()}
-                seconds = time.monotonic() - start
-                if not values["loss"] < float("inf"):
-                    raise FloatingPointError(f"step {number}: the loss is {values['loss']}; lower optim.learning_rate")
-                values |= {"step": number, "seconds": round(seconds, 1), "tokens_per_second": seen / seconds}
-                progress.update(task, completed=number, loss=values["loss"], rate=seen / seconds)
-                if first and not console.is_terminal and number % (10 * config.log_every) == 0:
-                    console.print(
-                        f"step {number}/{config.steps}  loss {values['loss']:.3f}  "
-                        f"accuracy {values['accuracy']:.3f}  {seconds:.0f} s"
-                    )
-                log(values)
-            if number % config.eval_every == 0 and (scores := evaluate(state)):
-                log({"step": number} | scores)
-                console.print(f"step {number}: " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()))
-    return state
+def whole_modules(config: Config) -> list[str]:
+    """What is trained beside adapters."""
+    return [name for name in config.trainable if name != "lora"]

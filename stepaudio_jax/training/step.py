@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from stepaudio_jax.data import Batch
 from stepaudio_jax.kernels import stripe
@@ -25,10 +25,10 @@ from stepaudio_jax.models import AudioInput, StepAudio
 from stepaudio_jax.models.layers import logical_axes, unstack
 from stepaudio_jax.models.lora import MODULES, is_lora
 from stepaudio_jax.parallel import ShardingRules
-from stepaudio_jax.parallel.collectives import varying
+from stepaudio_jax.parallel.collectives import sum_over, varying
 from stepaudio_jax.parallel.rules import inside
 from stepaudio_jax.training.losses import TokenScores, next_tokens, token_scores
-from stepaudio_jax.training.objectives import NextToken, Objective
+from stepaudio_jax.training.objectives import NextToken, Objective, by_segment
 
 Metrics = dict[str, Array]
 
@@ -173,7 +173,8 @@ def make_train_step(
     rules: ShardingRules | None = None,
     specs: TrainState | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step of an objective. Metrics: loss, accuracy, what else the objective reports, tokens, grad_norm.
+    """The step of an objective. Metrics: loss, accuracy, what else the objective reports, tokens (trained on), filled
+    (places without padding), grad_norm.
 
     Args:
       rules, specs: the mesh, and where the state's arrays lie in it (`state_specs`); none on a single device.
@@ -200,13 +201,13 @@ def make_train_step(
                 grads = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grads)
             else:
 
-                def accumulate(carry, microbatch):
+                def accumulate(carry, microbatch: Any):
                     new = differentiate(compute, frozen, *microbatch, count)
                     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), carry, new), None
 
                 parts = batch, targets, mask
-                one: Any = jax.tree.map(lambda x: x[0], parts)
-                sums = jax.eval_shape(lambda: evaluate(compute, frozen, *one, count)[1])
+                first = jax.tree.map(lambda x: x[0], parts)
+                _, sums = jax.eval_shape(lambda args: evaluate(compute, frozen, *args, count), first)
                 sums = {name: jnp.zeros(value.shape, value.dtype) for name, value in sums.items()}
                 (grads, sums), _ = jax.lax.scan(accumulate, (jax.tree.map(jnp.zeros_like, shared), sums), parts)
             return sums, add_up(grads)[0]
@@ -214,7 +215,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = jax.tree.map(jnp.asarray, batch)
         targets, mask = next_tokens(batch.tokens, batch.loss_mask)
-        count, tokens = objective.count(batch, mask), mask.sum()
+        count, tokens, filled = objective.count(batch, mask), mask.sum(), (batch.segment_ids > 0).sum()
         compute: Callable = gradients
         if rules is not None and specs is not None and rules.axes:
             parts = batch_specs(rules, batch, options.microbatches)
@@ -229,10 +230,52 @@ def make_train_step(
         sums, grads = compute(state.params, state.frozen, batch, targets, mask, count)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = objective.metrics(sums, count) | {"tokens": tokens, "grad_norm": optax.tree.norm(grads)}
+        metrics = objective.metrics(sums, count) | {"tokens": tokens, "filled": filled}
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(params, state.frozen, opt_state, state.step + 1), metrics
 
     return step
+
+
+def make_segment_scores(
+    graphdef: nnx.GraphDef,
+    options: StepOptions = StepOptions(),
+    *,
+    rules: ShardingRules | None = None,
+    specs: TrainState | None = None,
+) -> Callable[[TrainState, Batch], Float[Array, "*M B S"]]:
+    """A function of (state, batch): the log-probability of each segment's trained tokens, segment 1 first, S = T // 2.
+
+    Args: as make_train_step.
+    """
+
+    def of_shard(params, frozen, batch: Batch, targets, mask):
+        with inside(rules):
+            compute = jax.tree.map(lambda leaf: leaf.astype(options.compute_dtype), varying(params))
+            model = merge(graphdef, compute, varying(frozen))
+
+            def of_rows(rows):
+                batch, targets, mask = rows
+                log_probs = jnp.where(mask, score(model, batch, targets, options).log_probs, 0)
+                return sum_over(by_segment(log_probs, batch.segment_ids), "length")
+
+            parts = batch, targets, mask
+            return of_rows(parts) if options.microbatches == 1 else jax.lax.map(of_rows, parts)
+
+    def segment_scores(state: TrainState, batch: Batch) -> Float[Array, "*M B S"]:
+        batch = jax.tree.map(jnp.asarray, batch)
+        targets, mask = next_tokens(batch.tokens, batch.loss_mask)
+        compute = of_shard
+        if rules is not None and specs is not None and rules.axes:
+            parts = batch_specs(rules, batch, options.microbatches)
+            if (shards := rules.size(rules.split("length"))) > 1:
+                batch, targets, mask = _striped(batch, targets, mask, shards)
+            rows = PartitionSpec(*parts.tokens[:-1], None)
+            in_specs = specs.params, specs.frozen, parts, parts.tokens, parts.tokens
+            compute = jax.shard_map(of_shard, mesh=rules.mesh, in_specs=in_specs, out_specs=rows)
+        return compute(state.params, state.frozen, batch, targets, mask)
+
+    return segment_scores
 
 
 def score(model: StepAudio, batch: Batch, targets: Int[Array, "B T"], options: StepOptions) -> TokenScores:
