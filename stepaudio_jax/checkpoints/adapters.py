@@ -142,8 +142,8 @@ def load_adapters(
         return model
 
     abstract = nnx.eval_shape(adapted)
-    stored = flatten_dict(checkpoint.read(path / PARAMS, _trained(abstract, about.modules), placement=placement))
-    whole = flatten_dict(nnx.to_pure_dict(nnx.state(base, nnx.Param)))
+    stored: dict[Any, Any] = flatten_dict(checkpoint.read(path / PARAMS, _trained(abstract, about.modules), placement=placement))
+    whole: dict[Any, Any] = flatten_dict(nnx.to_pure_dict(nnx.state(base, nnx.Param)))
     stored = {name: array if is_lora(name) else array.astype(whole[name].dtype) for name, array in stored.items()}
     return nnx.merge(nnx.graphdef(abstract), unflatten_dict(whole | stored)), tokenizer, about
 

@@ -123,5 +123,5 @@ def is_lora(path: tuple) -> bool:
 
 def linear_layers(model: StepAudio) -> Iterator[tuple[tuple[str, ...], Linear]]:
     """Every linear layer with its path from the model, in the order of the paths."""
-    found = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, Linear)}
+    found = {tuple(map(str, path)): module for path, module in nnx.iter_modules(model) if isinstance(module, Linear)}
     yield from sorted(found.items())

@@ -54,7 +54,7 @@ def _decay_and_rate(config: Config, steps: int) -> optax.GradientTransformation:
         return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None):
-        rates = {name: schedule(state.count) for name, schedule in schedules.items()}
+        rates = {name: jnp.asarray(schedule(state.count)) for name, schedule in schedules.items()}
 
         def one(key, update, parameter):
             path = _path(key)
