@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from stepaudio_jax.config import ConfigError
+from stepaudio_jax.config import ConfigError, StepAudioConfig
 from stepaudio_jax.models.layers import Linear, Lora, param, zeros
 from stepaudio_jax.models.step_audio import StepAudio
 
@@ -85,6 +85,17 @@ def add_lora(model: StepAudio, config: LoraConfig, rngs: nnx.Rngs) -> None:
     for path, layer in linears.items():
         if path[-1] in config.targets:
             layer.lora = _fresh(layer, config, rngs)
+
+
+def adapted_shapes(sizes: StepAudioConfig, lora: LoraConfig) -> StepAudio:
+    """A model with adapters, of shapes only."""
+
+    def adapted() -> StepAudio:
+        model = StepAudio(sizes, rngs=nnx.Rngs(0))
+        add_lora(model, lora, nnx.Rngs(0))
+        return model
+
+    return nnx.eval_shape(adapted)
 
 
 def _fresh(layer: Linear, config: LoraConfig, rngs: nnx.Rngs) -> Lora:
