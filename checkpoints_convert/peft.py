@@ -15,15 +15,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 
 from checkpoints_convert.safetensors_files import Reader, Tensor, Writer
 from checkpoints_convert.sources import ConversionError
 from stepaudio_jax import checkpoints
 from stepaudio_jax.checkpoints.layout import PARAMS, open_arrays, publish, unfinished
 from stepaudio_jax.config import StepAudioConfig
-from stepaudio_jax.models import LoraConfig, StepAudio, add_lora
+from stepaudio_jax.models import LoraConfig
 from stepaudio_jax.models.hf_names import Place, parameter, tensor_map
+from stepaudio_jax.models.lora import adapted_shapes
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -126,13 +126,7 @@ def from_peft(src: epath.PathLike, dst: epath.PathLike, *, base: epath.PathLike)
         modules=tuple(sorted({path[0] for path in paths})),
         rslora=bool(values.get("use_rslora")),
     )
-
-    def adapted() -> StepAudio:
-        model = StepAudio(config, rngs=nnx.Rngs(0))
-        add_lora(model, lora, nnx.Rngs(0))
-        return model
-
-    model, problems = nnx.eval_shape(adapted), []
+    model, problems = adapted_shapes(config, lora), []
     for path in paths:
         for letter in "ab":
             target = parameter(model, (*path, "lora", letter))

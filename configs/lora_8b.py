@@ -13,5 +13,4 @@ def get_config() -> ml_collections.ConfigDict:
     config = lora_33b.get_config()
     config.model = "8b"
     config.topology = "v6e:2x4"
-    config.remat = "full"
     return config

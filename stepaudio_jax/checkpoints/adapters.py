@@ -24,8 +24,8 @@ from stepaudio_jax.checkpoints import checkpoint
 from stepaudio_jax.checkpoints.checkpoint import Placement
 from stepaudio_jax.checkpoints.layout import PARAMS, CheckpointError, open_arrays
 from stepaudio_jax.config import ConfigError
-from stepaudio_jax.models import LoraConfig, StepAudio, add_lora, merge_lora
-from stepaudio_jax.models.lora import is_lora
+from stepaudio_jax.models import LoraConfig, StepAudio, merge_lora
+from stepaudio_jax.models.lora import adapted_shapes, is_lora
 from stepaudio_jax.text import Tokenizer
 
 LORA = "lora.json"
@@ -139,15 +139,10 @@ def load_adapters(
     about = read_about(path)
     base, _ = load(about.base, dtype=dtype, placement=placement)
     tokenizer = checkpoint.load_tokenizer(path, base.config)
-
-    def adapted() -> StepAudio:
-        model = StepAudio(base.config, rngs=nnx.Rngs(0))
-        add_lora(model, about.lora, nnx.Rngs(0))
-        return model
-
-    abstract = nnx.eval_shape(adapted)
-    stored: Any = flatten_dict(checkpoint.read(path, _trained(abstract, about.modules), placement=placement))
-    whole: Any = flatten_dict(nnx.to_pure_dict(nnx.state(base, nnx.Param)))
+    abstract = adapted_shapes(base.config, about.lora)
+    trained = checkpoint.read(path, _trained(abstract, about.modules), placement=placement)
+    stored: dict[Any, Any] = flatten_dict(trained)
+    whole: dict[Any, Any] = flatten_dict(nnx.to_pure_dict(nnx.state(base, nnx.Param)))
     stored = {name: array if is_lora(name) else array.astype(whole[name].dtype) for name, array in stored.items()}
     return nnx.merge(nnx.graphdef(abstract), unflatten_dict(whole | stored)), tokenizer, about
 

@@ -15,14 +15,13 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from stepaudio_jax.config import ConfigError
+from stepaudio_jax.config import ConfigError, StepAudioConfig
 from stepaudio_jax.models.layers import Linear, Lora, param, zeros
 from stepaudio_jax.models.step_audio import StepAudio
 
@@ -88,6 +87,17 @@ def add_lora(model: StepAudio, config: LoraConfig, rngs: nnx.Rngs) -> None:
             layer.lora = _fresh(layer, config, rngs)
 
 
+def adapted_shapes(sizes: StepAudioConfig, lora: LoraConfig) -> StepAudio:
+    """A model with adapters, of shapes only."""
+
+    def adapted() -> StepAudio:
+        model = StepAudio(sizes, rngs=nnx.Rngs(0))
+        add_lora(model, lora, nnx.Rngs(0))
+        return model
+
+    return nnx.eval_shape(adapted)
+
+
 def _fresh(layer: Linear, config: LoraConfig, rngs: nnx.Rngs) -> Lora:
     *stack, inputs, outputs = layer.kernel.shape
     layers = stack[0] if stack else None
@@ -124,5 +134,5 @@ def is_lora(path: tuple) -> bool:
 
 def linear_layers(model: StepAudio) -> Iterator[tuple[tuple[str, ...], Linear]]:
     """Every linear layer with its path from the model, in the order of the paths."""
-    found: Any = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, Linear)}
+    found = {tuple(map(str, path)): module for path, module in nnx.iter_modules(model) if isinstance(module, Linear)}
     yield from sorted(found.items())

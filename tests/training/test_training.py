@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from configs import tiny, tiny_finish
+from configs import lora_tiny, tiny, tiny_finish
 from stepaudio_jax import checkpoints, miniature, training
 from stepaudio_jax.data import collate, encode
 from stepaudio_jax.training import loop
@@ -291,3 +291,30 @@ def test_configs_take_overrides_and_name_the_nearest_key():
         training.make_optimizer(config.optim, 100)
     with pytest.raises(FileNotFoundError, match="no such config file"):
         training.read_config("configs/huge.py")
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_run_trains_adapters(tmp_path):
+    """What it leaves is a folder of adapters beside its base, which as a whole is what was trained."""
+    config = lora_tiny.get_config()
+    config.update({"steps": 2, "eval_every": 2, "scan_layers": True, "data": small_run_config().data})
+    config.optim.warmup_steps = 0
+    seen = []
+    path = training.train(config, tmp_path / "run", evaluate=lambda model, _: seen.append(model) or {})
+    (base, _), (model, _), (beside, _, about) = (
+        checkpoints.load("tiny"), checkpoints.load(path, dtype=jnp.float32), checkpoints.load_adapters(path),
+    )  # fmt: skip
+    assert about.base == "tiny" and about.modules == () and about.lora.rank == config.lora.rank
+    for name in ("encoder", "adaptor"):
+        states = (nnx.to_pure_dict(nnx.state(getattr(m, name), nnx.Param)) for m in (base, model))
+        jax.tree.map(np.testing.assert_array_equal, *states)
+    assert np.any(beside.decoder.layers.q_proj.lora.b[...]) and np.any(
+        np.asarray(model.decoder.layers.q_proj.kernel[...]) != np.asarray(base.decoder.layers.q_proj.kernel[...])
+    )
+    (trained,) = seen
+    ours, theirs = (m.decoder.layers.down_proj.lora for m in (beside, trained))
+    np.testing.assert_array_equal(ours.a[...], theirs.a[...])
+    np.testing.assert_array_equal(ours.b[...], theirs.b[...])
+    config.init = ""
+    with pytest.raises(ValueError, match=r"config.init: adapters are trained beside the weights of a checkpoint"):
+        training.train(config, tmp_path / "other")
