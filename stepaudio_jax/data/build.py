@@ -24,12 +24,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from stepaudio_jax.audio.lengths import LENGTH_RULES
+from stepaudio_jax.checkpoints import resolve
 from stepaudio_jax.data import check, stored
 from stepaudio_jax.data.lengths import HAS_AUDIO, HAS_THINK, Rendering, tokenizer_sha256
 from stepaudio_jax.data.pieces import UNFINISHED, Piece, Recipe, cut, run_pieces, write_whole
 from stepaudio_jax.data.reading import count
 from stepaudio_jax.data.stored import DatasetError
 from stepaudio_jax.data.think_incomplete import ThinkIncomplete
+from stepaudio_jax.text import Tokenizer
 from stepaudio_jax.text.prompt import TEMPLATES
 
 PLAN = "build.json"
@@ -80,6 +82,7 @@ def build(
       OSError, ValueError: input that cannot be read at all.
     """
     out = epath.Path(out)
+    Tokenizer.load(recipe.tokenizer)  # refused before anything else is read
     inputs = [{"path": str(path), **_identity(epath.Path(path)), "records": count(path)} for path in paths]
     total = sum(entry["records"] for entry in inputs)
     if not total:
@@ -236,7 +239,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--copies {args.copies}: only --think-incomplete makes different copies of a sample")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a TPU here stays free for who uses it
     recipe = Recipe(
-        args.tokenizer,
+        str(resolve(args.tokenizer)),
         tuple(args.audio),
         args.format,
         args.prompts,

@@ -22,7 +22,6 @@ import numpy as np
 from etils import epath
 
 from stepaudio_jax.audio import chunk, lengths, log_mel, stack
-from stepaudio_jax.checkpoints import resolve
 from stepaudio_jax.data import formats, stored
 from stepaudio_jax.data.lengths import Rendering, measure
 from stepaudio_jax.data.reading import Record, read_range
@@ -40,14 +39,14 @@ class Recipe:
     """How records become what is stored; all of it changes the bytes.
 
     Attributes:
-      tokenizer: a checkpoint folder, or "tiny".
+      tokenizer: the folder of its tokenizer.json.
       roots: where the sounds lie; by default beside each file.
       format, prompts: those of `formats.parse`.
       mel: store the log-mel of each clip too.
       transform: what is made of each sample.
     """
 
-    tokenizer: str = "tiny"
+    tokenizer: str
     roots: tuple[str, ...] = ()
     format: str | None = None
     prompts: bool = False
@@ -143,8 +142,8 @@ def _log_mel():
 
 
 @functools.cache
-def _tokenizer(checkpoint: str) -> Tokenizer:
-    return Tokenizer.load(resolve(checkpoint))
+def _tokenizer(folder: str) -> Tokenizer:
+    return Tokenizer.load(folder)
 
 
 @functools.cache
