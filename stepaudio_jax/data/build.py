@@ -82,16 +82,10 @@ def build(
       OSError, ValueError: input that cannot be read at all.
     """
     out = epath.Path(out)
-    Tokenizer.load(recipe.tokenizer)  # refused before anything else is read
-    inputs = [{"path": str(path), **_identity(epath.Path(path)), "records": count(path)} for path in paths]
-    total = sum(entry["records"] for entry in inputs)
-    if not total:
-        raise DatasetError(f"{', '.join(map(str, paths))}: no records in it")
-    pieces = cut(inputs, records_per_shard)
-    begun = {"arguments": _arguments(recipe, records_per_shard), "inputs": inputs}
-    if _begin(out, begun):
+    begun, pieces = prepare(paths, out, recipe, records_per_shard)
+    if (out / stored.INFO).exists():
         return stored.read_info(out)
-    tally = Tally(total)
+    tally = Tally(_total(begun))
     waiting = []
     for piece in pieces:
         if (out / piece.report).exists():
@@ -105,7 +99,27 @@ def build(
             tally.add(report)
             seen(tally)
             _refuse_bad(tally, max_bad_share)
-    return _finish(out, recipe, pieces, begun)
+    return finish(out, recipe, pieces, begun)
+
+
+def prepare(
+    paths: Sequence[epath.PathLike], out: epath.Path, recipe: Recipe, records_per_shard: int
+) -> tuple[dict[str, Any], list[Piece]]:
+    """Makes the folder ready for a build, new or begun. Returns what it begins with, and its pieces.
+
+    Raises: as `build`.
+    """
+    Tokenizer.load(recipe.tokenizer)  # refused before anything else is read
+    inputs = [{"path": str(path), **_identity(epath.Path(path)), "records": count(path)} for path in paths]
+    begun = {"arguments": _arguments(recipe, records_per_shard), "inputs": inputs}
+    if not _total(begun):
+        raise DatasetError(f"{', '.join(map(str, paths))}: no records in it")
+    _begin(out, begun)
+    return begun, cut(inputs, records_per_shard)
+
+
+def _total(begun: dict[str, Any]) -> int:
+    return sum(entry["records"] for entry in begun["inputs"])
 
 
 def _refuse_bad(tally: Tally, max_bad_share: float) -> None:
@@ -136,8 +150,7 @@ def _identity(path: epath.Path) -> dict[str, int]:
     return {"bytes": sum(file.stat().length for file in files), "changed": max(changed, default=0)}
 
 
-def _begin(out: epath.Path, begun: dict[str, Any]) -> bool:
-    """Makes the folder ready. Returns whether the data set in it is whole already."""
+def _begin(out: epath.Path, begun: dict[str, Any]) -> None:
     whole, plan = (out / stored.INFO).exists(), out / UNFINISHED / PLAN
     if whole or plan.exists():
         before = stored.read_info(out)["build"] if whole else json.loads(plan.read_text())
@@ -150,11 +163,10 @@ def _begin(out: epath.Path, begun: dict[str, Any]) -> bool:
     (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
     if whole:
         (out / UNFINISHED).rmtree()
-        return True
+        return
     write_whole(plan, json.dumps(begun, indent=2).encode())
     for file in out.glob("*.unfinished-*"):  # of workers that were killed
         file.unlink()
-    return False
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -176,10 +188,16 @@ def _read_report(out: epath.Path, piece: Piece) -> dict[str, Any]:
     return json.loads((out / piece.report).read_text())
 
 
-def _finish(out: epath.Path, recipe: Recipe, pieces: list[Piece], begun: dict[str, Any]) -> dict[str, Any]:
-    """Puts the reports of all pieces together; dataset.json last, which makes the folder a data set."""
+def finish(
+    out: epath.Path, recipe: Recipe, pieces: list[Piece], begun: dict[str, Any], shards: list[dict] | None = None
+) -> dict[str, Any]:
+    """Puts the reports of all pieces together; dataset.json last, which makes the folder a data set.
+
+    Args:
+      shards: name and records of each file, where they are not those of the pieces.
+    """
     reports = [_read_report(out, piece) for piece in pieces]
-    tally = Tally(sum(entry["records"] for entry in begun["inputs"]))
+    tally = Tally(_total(begun))
     for report in reports:
         tally.add(report)
     columns = {
@@ -204,7 +222,7 @@ def _finish(out: epath.Path, recipe: Recipe, pieces: list[Piece], begun: dict[st
         "mel": recipe.mel,
         "tokenizer_sha256": begun["arguments"]["tokenizer"],
         "rendering": dataclasses.asdict(recipe.rendering),
-        "shards": [
+        "shards": shards or [
             {"name": piece.shard, "records": report["records"]} for piece, report in zip(pieces, reports, strict=True)
         ],
         "build": begun,

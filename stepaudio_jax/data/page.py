@@ -33,12 +33,13 @@ p.files { margin: 0 0 1.5rem; opacity: .7; overflow-wrap: anywhere; }
 .tiles div { background: var(--soft); border-radius: .5rem; padding: .5rem .8rem; }
 .tiles b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums; } .tiles .bad b { color: var(--bad); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem 2rem; }
-figure { margin: 0; } figcaption { opacity: .7; font-size: .9rem; }
+figure { margin: 0; max-width: 30rem; } figcaption { opacity: .7; font-size: .9rem; }
 svg { width: 100%; height: auto; } svg rect { fill: var(--bar); }
 svg text { fill: currentColor; font-size: 11px; } svg line { stroke: var(--line); }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 td, th { text-align: left; vertical-align: top; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line);
   overflow-wrap: anywhere; } td:first-child { font-variant-numeric: tabular-nums; min-width: 5rem; }
+table.bad td:first-child { min-width: 14rem; max-width: 22rem; }
 article { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; margin: .8rem 0; }
 article > small { opacity: .7; overflow-wrap: anywhere; }
 audio { display: block; width: 100%; height: 2.2rem; margin: .3rem 0; }
@@ -55,8 +56,9 @@ PAGE = """<!doctype html>
 <div class="tiles">{tiles}</div>
 <h2>How long</h2><div class="plots">{plots}</div>
 <h2>Letters by script</h2><div class="plots">{scripts}</div>
-{bad}
+{reasons}
 <h2>{heading}</h2>{samples}
+{bad}
 </body></html>
 """
 
@@ -78,7 +80,8 @@ def render_page(findings: Findings, files: str, tokenizer: str) -> str:
         tiles="".join(_tiles(findings)),
         plots=_histogram(findings.seconds, "seconds of a clip")
         + _histogram(findings.tokens, f"tokens of a record, by the tokenizer of {tokenizer}"),
-        scripts=_bars({name: share for name, share in findings.scripts().items()}),
+        scripts=_bars(findings.scripts()),
+        reasons=_reasons(findings),
         bad=_bad(findings),
         heading=f"{len(samples)} good records, drawn at random",
         samples="".join(map(_sample, samples)),
@@ -119,7 +122,7 @@ def _histogram(values: list, what: str, bins: int = 40) -> str:
         for i, height in enumerate(np.where(counts > 0, np.maximum(counts / tallest * 125, 1.5), 0))
     )
     marks = "".join(
-        f'<text x="{10 + at * 480:.0f}" y="156" text-anchor="{anchor}">{edges[int(at * bins)]:,.4g}</text>'
+        f'<text x="{10 + at * 480:.0f}" y="156" text-anchor="{anchor}">{edges[int(at * bins)]:,.3g}</text>'
         for at, anchor in ((0.0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1.0, "end"))
     )
     points = ", ".join(f"{name} {value:,.4g}" for name, value in quantiles(values).items())
@@ -141,16 +144,19 @@ def _bars(shares: dict[str, float]) -> str:
     return f'<figure><svg viewBox="0 0 500 {height}" role="img">{rows}</svg></figure>'
 
 
+def _reasons(findings: Findings) -> str:
+    if not findings.bad:
+        return ""
+    rows = "".join(f"<tr><td>{number:,}<td>{escape(reason)}" for reason, number in common_reasons(findings.bad)[:50])
+    return f"<h2>Why records are bad</h2><table>{rows}</table>"
+
+
 def _bad(findings: Findings) -> str:
     if not findings.bad:
         return ""
-    reasons = "".join(f"<tr><td>{number:,}<td>{escape(reason)}" for reason, number in common_reasons(findings.bad)[:50])
     records = "".join(f"<tr><td>{escape(where)}<td>{escape(reason)}" for where, reason in findings.bad[:SHOWN_BAD])
     more = f"the first {SHOWN_BAD:,} of " if len(findings.bad) > SHOWN_BAD else ""
-    return (
-        f"<h2>Why records are bad</h2><table>{reasons}</table>"
-        f"<h2>Bad records: {more}{len(findings.bad):,}</h2><table>{records}</table>"
-    )
+    return f'<h2>Bad records: {more}{len(findings.bad):,}</h2><table class="bad">{records}</table>'
 
 
 def _sample(sample: Sample) -> str:
@@ -187,6 +193,6 @@ def _player(clip: Audio) -> str:
     data = base64.b64encode(sound.getvalue()).decode()
     cut = f", its first {HEARD_SECONDS} s" if clip.seconds > HEARD_SECONDS else ""
     return (
-        f'<audio controls preload="none" src="data:audio/flac;base64,{data}"></audio>'
+        f'<audio controls preload="metadata" src="data:audio/flac;base64,{data}"></audio>'
         f"<small>{escape(clip.name[:200])}: {clip.seconds:.2f} s{cut}</small>"
     )

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -23,7 +23,7 @@ from etils import epath
 
 from stepaudio_jax.audio import chunk, lengths, log_mel, stack
 from stepaudio_jax.data import formats, stored
-from stepaudio_jax.data.lengths import Rendering, measure
+from stepaudio_jax.data.lengths import Lengths, Rendering, measure
 from stepaudio_jax.data.reading import Record, read_range
 from stepaudio_jax.data.samples import RecordError, Sample
 from stepaudio_jax.data.sounds import Sounds
@@ -85,30 +85,42 @@ def cut(inputs: Sequence[dict[str, Any]], records_per_shard: int) -> list[Piece]
 
 def build_piece(out: epath.Path, recipe: Recipe, piece: Piece) -> dict[str, Any]:
     """Writes a shard, then its report: a piece with a report is whole."""
-    report: dict[str, Any] = {"read": 0, "records": 0, "seconds": 0.0, "bad": [], "left_out": Counter()}
-    columns: dict[str, list[int]] = {name: [] for name in stored.COLUMNS}
+    report = new_report()
     with stored.RecordWriter(out / piece.shard) as writer:
-        for where, record in read_range(piece.path, piece.start, piece.stop):
-            try:
-                samples = _samples(recipe, piece, record, where, piece.first + report["read"])
-                made = [(sample, *_stored(sample, recipe)) for sample in samples]
-            except RecordError as error:
-                report["bad"].append((where, str(error).removeprefix(f"{where}: ")))
-                made = []
-            except LeftOut as reason:
-                report["left_out"][str(reason)] += 1
-                made = []
-            report["read"] += 1
-            for sample, measured, data in made:
-                writer.write(data)
-                report["records"] += 1
-                report["seconds"] += sum(clip.seconds for clip in stored.clips(sample))
-                for name, value in measured._asdict().items():
-                    columns[name].append(value)
+        for data in records_of(piece, recipe, report):
+            writer.write(data)
+    write_whole(out / piece.report, json.dumps(report).encode())
+    return report
+
+
+def new_report() -> dict[str, Any]:
+    """What is told of a piece: records read and made, seconds of sound, (place, reason) of the bad ones, how many are
+    left out for which reason, and the columns of what was made."""
+    columns: dict[str, list[int]] = {name: [] for name in stored.COLUMNS}
+    return {"read": 0, "records": 0, "seconds": 0.0, "bad": [], "left_out": Counter(), "columns": columns}
+
+
+def records_of(piece: Piece, recipe: Recipe, report: dict[str, Any]) -> Iterator[bytes]:
+    """The stored records of a piece, each counted in the report."""
+    for where, record in read_range(piece.path, piece.start, piece.stop):
+        report["read"] += 1
+        try:
+            samples = _samples(recipe, piece, record, where, piece.first + report["read"] - 1)
+            made = [(sample, *_stored(sample, recipe)) for sample in samples]
+        except RecordError as error:
+            report["bad"].append((where, str(error).removeprefix(f"{where}: ")))
+            continue
+        except LeftOut as reason:
+            report["left_out"][str(reason)] += 1
+            continue
+        for sample, measured, data in made:
+            report["records"] += 1
+            report["seconds"] += sum(clip.seconds for clip in stored.clips(sample))
+            for name, value in measured._asdict().items():
+                report["columns"][name].append(value)
+            yield data
     if report["read"] != piece.stop - piece.start:
         raise DatasetError(f"{piece.path}: expected record {piece.stop}, found the end: changed since the build began")
-    write_whole(out / piece.report, json.dumps(report | {"columns": columns}).encode())
-    return report
 
 
 def _samples(recipe: Recipe, piece: Piece, record: Record | RecordError, where: str, index: int) -> list[Sample]:
@@ -119,7 +131,7 @@ def _samples(recipe: Recipe, piece: Piece, record: Record | RecordError, where: 
     return recipe.transform(sample, index) if recipe.transform else [sample]
 
 
-def _stored(sample: Sample, recipe: Recipe):
+def _stored(sample: Sample, recipe: Recipe) -> tuple[Lengths, bytes]:
     measured = measure(sample, _tokenizer(recipe.tokenizer), recipe.rendering)
     mels = {i: mel(clip.samples) for i, clip in enumerate(stored.clips(sample))} if recipe.mel else None
     return measured, stored.encode_sample(sample, mels)

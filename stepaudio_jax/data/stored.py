@@ -46,6 +46,9 @@ MAX_SECONDS = 7200.0
 """Of one clip: more than 65,536 tokens hold. A few bytes of FLAC can claim hours of silence."""
 
 BANDS = 128
+WRAPPED = "record"
+"""The feature that holds a record where shards hold one `tf.train.Example` each (beam.py)."""
+
 WRITER_OPTIONS = "group_size:1,uncompressed"  # one record a read; FLAC does not compress further
 
 
@@ -294,6 +297,7 @@ class StoredDataset:
         self._length = int(self.info["records"])
         for name, dtype in COLUMNS.items():
             setattr(self, name, self._column(name, dtype))
+        self._wrapped = any("wrapped" in shard for shard in self.info["shards"])
         shards = [
             Shard(str(self.folder / shard["name"]), 0, shard["records"], shard["records"])
             for shard in self.info["shards"]
@@ -314,9 +318,10 @@ class StoredDataset:
         if not 0 <= index < self._length:
             raise IndexError(f"{self.folder}: record {index} of {self._length}")
         try:
-            return self._records[index]
+            data = self._records[index]
         except RuntimeError as error:
             raise RecordError(f"{self.folder}:{index}: {error}") from None
+        return _unwrap(data, f"{self.folder}:{index}") if self._wrapped else data
 
     def __getitem__(self, index: int) -> Sample:
         return decode_sample(self.read(index), f"{self.folder}:{index}")
@@ -336,6 +341,20 @@ class StoredDataset:
                 f"{path}: expected {np.dtype(dtype)} [{self._length}], found {column.dtype} {list(column.shape)}"
             )
         return column
+
+
+def _unwrap(data: bytes, where: str) -> bytes:
+    """The record in a serialized `tf.train.Example`."""
+    try:
+        from tensorflow_datasets.proto import tf_example_pb2
+    except ImportError:
+        raise DatasetError(f'{where}: written by Beam; to read it, pip install "stepaudio-jax[data]"') from None
+    from google.protobuf.message import DecodeError
+
+    try:
+        return tf_example_pb2.Example.FromString(data).features.feature[WRAPPED].bytes_list.value[0]
+    except (DecodeError, IndexError) as error:
+        raise RecordError(f"{where}: not a tf.train.Example with a {WRAPPED} ({error})") from None
 
 
 def read_info(folder: epath.Path) -> dict[str, Any]:

@@ -146,6 +146,15 @@ WHOLE = {  # what it shows: (record, dialogue, the same with the worse reply)
         Conversation((human(CLIPS[0]), assistant("Yes."))),
         Conversation((human(CLIPS[0]), assistant("No."))),
     ),
+    "chat, a pair of whole dialogues": (
+        {
+            "prompt": "Two?",
+            "chosen": [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Yes."}],
+            "rejected": [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "No."}],
+        },
+        Conversation((human("Two?"), assistant("Yes."))),
+        Conversation((human("Two?"), assistant("No."))),
+    ),
     "verl": (
         {**records.verl(), "data_source": "mini", "ability": "count", "extra_info": {"index": 3}},
         Conversation(

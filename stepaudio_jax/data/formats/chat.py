@@ -9,6 +9,7 @@ replies of which one is preferred, each a list of messages:
 
     {"prompt": […], "completion": […]}
     {"prompt": […], "chosen": […], "rejected": […]}
+    {"chosen": […], "rejected": […]}                          each with the prompt at its head
 
 Other columns are kept in `extra`. (huggingface.co/docs: transformers, chat templates; trl, dataset formats.
 platform.openai.com/docs: chat completions.)
@@ -34,16 +35,19 @@ def has_parts(value: Any) -> bool:
 
 def read(record: Mapping[str, Any], sounds: Sounds) -> tuple[Conversation, Conversation | None]:
     """(dialogue, the same with the worse reply or None). Raises DialogueError or AudioError."""
-    if record.get("prompt") is None:
+    if record.get("chosen") is None and record.get("completion") is None:
         return messages.dialogue(record, sounds, COLUMNS), None
-    prompt = messages.dialogue(record, sounds, COLUMNS, column="prompt")
-
-    def answered(column: str) -> Conversation:
-        reply = messages.turns(objects(record, column), [], sounds, column)
-        return Conversation((*prompt.turns, *reply), prompt.tools, prompt.extra)
-
     if record.get("chosen") is None:
-        return answered("completion"), None
-    chosen, rejected = answered("chosen"), answered("rejected")
+        return _answered(record, sounds, "completion"), None
+    chosen, rejected = _answered(record, sounds, "chosen"), _answered(record, sounds, "rejected")
     messages.check_different(chosen, rejected, "rejected")
     return chosen, rejected
+
+
+def _answered(record: Mapping[str, Any], sounds: Sounds, column: str) -> Conversation:
+    """A column of messages behind the prompt; where that is not a list, they begin with it."""
+    if not isinstance(record.get("prompt"), list):
+        return messages.dialogue(record, sounds, COLUMNS, column=column)
+    prompt = messages.dialogue(record, sounds, COLUMNS, column="prompt")
+    reply = messages.turns(objects(record, column), [], sounds, column)
+    return Conversation((*prompt.turns, *reply), prompt.tools, prompt.extra)

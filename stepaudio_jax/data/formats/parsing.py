@@ -34,15 +34,15 @@ def detect(record: Mapping[str, Any]) -> str:
     has = {name for name, value in record.items() if value is not None}
     if "prompt" in has and has & {"reward_model", "data_source"}:
         return "verl"
-    if "prompt" in has and has & {"chosen", "completion"}:
-        return "chat"
     if "conversations" in has:
         return "sharegpt"
+    if has & {"chosen", "completion"}:
+        return "chat"
     if "messages" in has:
         return "chat" if chat.has_parts(record["messages"]) else "swift"
     raise DialogueError(
-        f"no known format; expected the column messages (swift, chat), conversations (sharegpt), prompt with chosen or "
-        f"completion (chat), or prompt with reward_model (verl), found {', '.join(sorted(map(str, has))) or 'nothing'}"
+        f"no known format; expected the column messages (swift, chat), conversations (sharegpt), chosen or completion "
+        f"(chat), or prompt with reward_model (verl), found {', '.join(sorted(map(str, has))) or 'nothing'}"
     )
 
 

@@ -20,7 +20,7 @@ from stepaudio_jax.data.formats.fields import field
 from stepaudio_jax.data.sounds import Sounds
 from stepaudio_jax.text import Conversation
 
-COLUMNS = ("messages", "audios", "rejected_response", "rejected_messages", "rejected_audios", "rejected_tools")
+COLUMNS = ("messages", "audios", "rejected_response", "rejected_messages", "rejected_audios")
 
 
 def read(record: Mapping[str, Any], sounds: Sounds) -> tuple[Conversation, Conversation | None]:
