@@ -144,7 +144,9 @@ def undeclared(root: Path) -> list[str]:
     """Imports of the packages that pyproject.toml does not ask for, and a fresh installation lacks."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project.get("optional-dependencies", {})
-    asked = [*project["dependencies"], *(line for name in ("data", "train", "serve") for line in extras.get(name, []))]
+    asked = list(project["dependencies"])
+    for name in ("data", "beam", "train", "serve"):
+        asked += extras.get(name, [])
     declared = {re.split(r"[^\w.-]", line, maxsplit=1)[0].lower().replace("_", "-") for line in asked}
     installed = packages_distributions()  # import name → names to install
     missing = []
