@@ -14,6 +14,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,7 @@ class RecordWriter:
 
     def __init__(self, path: epath.PathLike):
         self._path = epath.Path(path)
-        remote = "://" in str(self._path)  # an object store has no renaming: it is given the whole file at once
-        folder = tempfile.gettempdir() if remote else self._path.parent
+        folder = tempfile.gettempdir() if _is_remote(self._path) else self._path.parent
         self._temporary = Path(folder) / f"{self._path.name}.unfinished-{os.getpid()}"
         self._writer = ArrayRecordWriter(str(self._temporary), WRITER_OPTIONS)
 
@@ -70,12 +70,23 @@ class RecordWriter:
         try:
             self._writer.close()
             if kind is None:
-                epath.Path(self._temporary).replace(self._path)
+                self._publish()
         except RuntimeError as problem:
             if kind is None:
                 raise DatasetError(f"{self._path}: {_cause(problem)}") from None
         finally:
             self._temporary.unlink(missing_ok=True)
+
+    def _publish(self) -> None:
+        if not _is_remote(self._path):
+            self._temporary.replace(self._path)
+            return
+        with self._temporary.open("rb") as source, self._path.open("wb") as target:  # an object appears when closed
+            shutil.copyfileobj(source, target)
+
+
+def _is_remote(path: epath.Path) -> bool:
+    return "://" in str(path)
 
 
 def _cause(error: RuntimeError) -> str:

@@ -91,3 +91,15 @@ def test_a_shard_has_its_name_once_it_is_whole(tmp_path):
         tmp_path / "nowhere" / "shard"
     ) as writer:
         writer.write(b"x")
+
+
+def test_an_object_store_is_given_whole_files(tmp_path, monkeypatch):
+    """A local folder behind the calls that gs:// takes."""
+    monkeypatch.setattr("stepaudio_jax.data.stored._is_remote", lambda path: True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "bucket").mkdir()
+    with RecordWriter(tmp_path / "bucket" / "shard") as writer:
+        writer.write(b"x")
+        assert list((tmp_path / "bucket").iterdir()) == []
+    assert (tmp_path / "bucket" / "shard").stat().st_size > 0 and list((tmp_path / "scratch").iterdir()) == []
