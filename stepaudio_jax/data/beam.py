@@ -45,7 +45,7 @@ def build(
     Raises: as data.build.build, except that bad records are only counted.
     """
     try:
-        import apache_beam as beam
+        import apache_beam as beam  # pyright: ignore[reportMissingImports]
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ValueError(f'{error.name} is not installed: pip install "stepaudio-jax[beam]"') from None
@@ -82,7 +82,7 @@ def examples_of(piece: Piece, out: epath.Path, recipe: Recipe) -> Iterator[tuple
 
 def _builder(pieces: list[Piece], out: epath.Path, recipe: Recipe) -> Any:
     """A TFDS builder of these pieces. Its class is made here, since only this function imports the library."""
-    import apache_beam as beam
+    import apache_beam as beam  # pyright: ignore[reportMissingImports]
     import tensorflow_datasets as tfds
 
     class Stored(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -160,10 +160,11 @@ def _begin(out: epath.Path, begun: dict[str, Any]) -> None:
             )
     elif out.exists() and any(out.iterdir()):
         raise DatasetError(f"{out}: expected a new or empty folder, or a build that was begun, found other files in it")
-    (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
     if whole:
-        (out / UNFINISHED).rmtree()
+        if (out / UNFINISHED).exists():  # killed right before the end
+            (out / UNFINISHED).rmtree()
         return
+    (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
     write_whole(plan, json.dumps(begun, indent=2).encode())
     for file in out.glob("*.unfinished-*"):  # of workers that were killed
         file.unlink()
@@ -196,14 +197,16 @@ def finish(
     Args:
       shards: name and records of each file, where they are not those of the pieces.
     """
-    reports = [_read_report(out, piece) for piece in pieces]
-    tally = Tally(_total(begun))
-    for report in reports:
+    tally, seconds, records = Tally(_total(begun)), 0.0, []
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in stored.COLUMNS}
+    for piece in pieces:
+        report = _read_report(out, piece)
         tally.add(report)
-    columns = {
-        name: np.concatenate([np.array(report["columns"][name], dtype) for report in reports])
-        for name, dtype in stored.COLUMNS.items()
-    }
+        seconds += report["seconds"]
+        records.append(report["records"])
+        for name, dtype in stored.COLUMNS.items():
+            parts[name].append(np.array(report["columns"][name], dtype))
+    columns = {name: np.concatenate(part) for name, part in parts.items()}
     for name, column in columns.items():
         data = io.BytesIO()
         np.save(data, column)
@@ -216,15 +219,14 @@ def finish(
         "bad": len(tally.bad),
         "left_out": dict(tally.left_out),
         "tokens": int(columns["tokens"].sum(dtype=np.int64) + columns["rejected_tokens"].sum(dtype=np.int64)),
-        "seconds_of_sound": round(sum(report["seconds"] for report in reports), 3),
+        "seconds_of_sound": round(seconds, 3),
         "with_sound": int((columns["kind"] & HAS_AUDIO > 0).sum()),
         "with_reasoning": int((columns["kind"] & HAS_THINK > 0).sum()),
         "mel": recipe.mel,
         "tokenizer_sha256": begun["arguments"]["tokenizer"],
         "rendering": dataclasses.asdict(recipe.rendering),
-        "shards": shards or [
-            {"name": piece.shard, "records": report["records"]} for piece, report in zip(pieces, reports, strict=True)
-        ],
+        "shards": shards
+        or [{"name": piece.shard, "records": number} for piece, number in zip(pieces, records, strict=True)],
         "build": begun,
     }
     os.sync()  # what dataset.json speaks of is on the disk before it

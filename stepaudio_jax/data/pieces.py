@@ -22,7 +22,7 @@ import numpy as np
 from etils import epath
 
 from stepaudio_jax.audio import chunk, lengths, log_mel, stack
-from stepaudio_jax.data import formats, stored
+from stepaudio_jax.data import formats, records, stored
 from stepaudio_jax.data.lengths import Lengths, Rendering, measure
 from stepaudio_jax.data.reading import Record, read_range
 from stepaudio_jax.data.samples import RecordError, Sample
@@ -84,12 +84,13 @@ def cut(inputs: Sequence[dict[str, Any]], records_per_shard: int) -> list[Piece]
 
 
 def build_piece(out: epath.Path, recipe: Recipe, piece: Piece) -> dict[str, Any]:
-    """Writes a shard, then its report: a piece with a report is whole."""
+    """Writes a shard, then its report: a piece with a report is whole. Returns the report without its columns."""
     report = new_report()
     with stored.RecordWriter(out / piece.shard) as writer:
         for data in records_of(piece, recipe, report):
             writer.write(data)
     write_whole(out / piece.report, json.dumps(report).encode())
+    del report["columns"]
     return report
 
 
@@ -115,7 +116,7 @@ def records_of(piece: Piece, recipe: Recipe, report: dict[str, Any]) -> Iterator
             continue
         for sample, measured, data in made:
             report["records"] += 1
-            report["seconds"] += sum(clip.seconds for clip in stored.clips(sample))
+            report["seconds"] += sum(clip.seconds for clip in records.clips(sample))
             for name, value in measured._asdict().items():
                 report["columns"][name].append(value)
             yield data
@@ -133,8 +134,8 @@ def _samples(recipe: Recipe, piece: Piece, record: Record | RecordError, where: 
 
 def _stored(sample: Sample, recipe: Recipe) -> tuple[Lengths, bytes]:
     measured = measure(sample, _tokenizer(recipe.tokenizer), recipe.rendering)
-    mels = {i: mel(clip.samples) for i, clip in enumerate(stored.clips(sample))} if recipe.mel else None
-    return measured, stored.encode_sample(sample, mels)
+    mels = {i: mel(clip.samples) for i, clip in enumerate(records.clips(sample))} if recipe.mel else None
+    return measured, records.encode_sample(sample, mels)
 
 
 def mel(samples: np.ndarray) -> np.ndarray:

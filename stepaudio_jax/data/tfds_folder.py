@@ -65,6 +65,25 @@ def parse_example(data: bytes, feature: Mapping[str, Any]) -> Mapping[str, Any]:
     return _build(feature, "", (), _Leaves(data))
 
 
+def values_of(data: bytes) -> dict[str, list]:
+    """The values in a serialized `tf.train.Example`. Raises ValueError: not one."""
+    try:
+        from tensorflow_datasets.proto import tf_example_pb2
+    except ImportError:
+        raise ValueError('reading TFDS needs tensorflow-datasets: pip install "stepaudio-jax[data]"') from None
+    from google.protobuf.message import DecodeError
+
+    try:
+        features = tf_example_pb2.Example.FromString(data).features.feature  # pyright: ignore
+    except DecodeError as error:
+        raise ValueError(f"not a tf.train.Example ({error})") from None
+    values = {}
+    for key, value in features.items():
+        kind = value.WhichOneof("kind")
+        values[key] = list(getattr(value, kind).value) if kind else []
+    return values
+
+
 class _Leaves:
     """The values of an example by their path.
 
@@ -73,20 +92,7 @@ class _Leaves:
     """
 
     def __init__(self, data: bytes):
-        try:
-            from tensorflow_datasets.proto import tf_example_pb2
-        except ImportError:
-            raise ValueError('reading TFDS needs tensorflow-datasets: pip install "stepaudio-jax[data]"') from None
-        from google.protobuf.message import DecodeError
-
-        try:
-            features = tf_example_pb2.Example.FromString(data).features.feature  # pyright: ignore
-        except DecodeError as error:
-            raise ValueError(f"not a tf.train.Example ({error})") from None
-        self._values: dict[str, list] = {}
-        for key, value in features.items():
-            kind = value.WhichOneof("kind")
-            self._values[key] = list(getattr(value, kind).value) if kind else []
+        self._values = values_of(data)
         self._nested: dict[str, list] = {}
 
     def at(self, feature: Mapping[str, Any], key: str, index: tuple[int, ...]) -> Any:

@@ -18,10 +18,11 @@ import soundfile
 
 from stepaudio_jax import checkpoints
 from stepaudio_jax.audio import chunk, lengths
+from stepaudio_jax.audio.rows import units
 from stepaudio_jax.cli import main
 from stepaudio_jax.data import encode
 from stepaudio_jax.data.build import TooManyBad, build
-from stepaudio_jax.data.lengths import HAS_AUDIO, HAS_THINK, Rendering, encoder_units
+from stepaudio_jax.data.lengths import HAS_AUDIO, HAS_THINK, Rendering
 from stepaudio_jax.data.pieces import Recipe
 from stepaudio_jax.data.stored import DatasetError, StoredDataset
 from stepaudio_jax.data.think_incomplete import ThinkIncomplete
@@ -105,7 +106,7 @@ def test_order_lengths_and_bad_records(source, tmp_path):
 
 def test_units_hold_the_frames_of_a_chunk():
     for samples in (321, 640, 16_000, 400_000, 400_320):
-        assert 8 * encoder_units(samples) >= lengths.mel_frames(samples) + 2 > 8 * (encoder_units(samples) - 1)
+        assert 8 * units(samples) >= lengths.mel_frames(samples) + 2 > 8 * (units(samples) - 1)
 
 
 def test_bytes_do_not_depend_on_the_workers(source, tmp_path):
