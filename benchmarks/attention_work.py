@@ -170,8 +170,9 @@ def step_flops(config: StepAudioConfig, layers: int) -> float:
     params = nnx.to_pure_dict(params)
     state = TrainState(params, {}, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
     ints = np.zeros((1, ROW), np.int32)
-    audio = AudioInput(np.zeros((1, 16_000 * 25), np.float32), np.zeros(1, np.int32), ints)
-    batch = Batch(ints, ints, ints, ints.astype(bool), audio)
+    units = np.zeros((1, 313), np.int32)
+    audio = AudioInput(np.zeros((1, 313 * 1_280), np.float32), units, units, ints)
+    batch = Batch(ints, ints, ints, ints.astype(bool), ints, audio)
     train = make_train_step(graphdef, optimizer, StepOptions(scan_layers=False, compute_dtype=jnp.bfloat16))
     return compile_for("v5p", train, (state, batch)).cost_analysis()["flops"]
 

@@ -31,8 +31,8 @@ class Case(NamedTuple):
     program: str | None = None
 
 
-PLAIN = {"data.chunks_per_row": 0, "data.batch_size": 64, "microbatches": 1, "remat": "full"}
-LONG = {"data.buckets": ((131_072, 400_000),), "data.chunks_per_row": 416, "data.batch_size": 8, "microbatches": 1}
+PLAIN = {"data.buckets": ((10_240, 0),), "data.batch_size": 64, "microbatches": 1, "remat": "full"}
+LONG = {"data.buckets": ((131_072, 131_072 * 1_280),), "data.batch_size": 8, "microbatches": 1}
 PROMPT = {"prompt_length": 135_168, "cache_length": 135_168, "mesh.context": 2}
 
 CASES = {
@@ -45,13 +45,16 @@ CASES = {
     "sft-tpu7x-64": Case("sft_33b", "tpu7x:4x4x4", {"data.batch_size": 256}),
     "sft-131k-v5p-128": Case("sft_33b", "v5p:4x4x8", LONG | {"mesh.context": 16, "remat": "attention"}),
     "mid-training-2x-v5p-64": Case("mid_training_33b", "v5p:4x4x4", {"mesh.data": 2, "data.batch_size": 256}, slices=2),
+    "lora-v5p-8": Case("lora_33b", "v5p:2x2x2", {}),
+    "lora-v6e-8": Case("lora_33b", "v6e:2x4", {"remat": "full"}),
     "serve-v6e-8": Case("serve_33b", "v6e:2x4", {}),
     "serve-v5p-4": Case("serve_33b", "v5p:2x2x1", {}),
     "prefill-135k-v5p-16": Case("serve_33b", "v5p:2x2x4", PROMPT, program="prefill"),
-    "plain-4096-v5p-64": Case("sft_33b", "v5p:4x4x4", PLAIN | {"data.buckets": ((4_096, 400_000),)}),
+    "plain-4096-v5p-64": Case("sft_33b", "v5p:4x4x4", PLAIN | {"data.buckets": ((4_096, 0),)}),
     "plain-10240-v5p-64": Case("sft_33b", "v5p:4x4x4", PLAIN),
     "sft-8b-v5p-16": Case("sft_8b", "v5p:2x2x4", {}),
     "mid-training-8b-v6e-32": Case("mid_training_8b", "v6e:4x8", {}),
+    "lora-8b-v6e-8": Case("lora_8b", "v6e:2x4", {}),
     "serve-8b-v6e-4": Case("serve_8b", "v6e:2x2", {}),
 }
 

@@ -11,15 +11,20 @@ Import this before jax: the compiler reads its flags once.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
 import re
 import shutil
+import signal
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 FOLDER = Path(tempfile.mkdtemp(prefix="tpu_schedule_"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)  # it grows to gigabytes
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a kill, too, ends by way of it, as ctrl-C does
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")

@@ -2,7 +2,9 @@
 
 convert from-hf SRC DST            released weights (a folder or a hub id) to a checkpoint
 convert from-hf --decoder … --encoder … DST     a new model from public base weights
-convert to-hf SRC DST              and back
+convert to-hf SRC DST              and back; adapters are merged into their base
+convert to-peft SRC DST            adapters as a PEFT folder
+convert from-peft SRC DST --base … and back
 convert verify A [B]               the same tensors? or what the manifest says?
 convert inspect X                  a table of what is in it
 convert synth DST                  random weights in the released layout
@@ -71,6 +73,14 @@ def define(parser: argparse.ArgumentParser) -> None:
     )
     five.add_argument("--shape", default="nested", help="of config.json: nested (the default), flat or parts")
     five.add_argument("--seed", type=int, default=0)
+    six = add("to-peft", _to_peft, "a checkpoint of adapters to a PEFT folder")
+    six.add_argument("src")
+    six.add_argument("dst")
+    six.add_argument("--base-model", help="hub id or folder of the base, for adapter_config.json")
+    seven = add("from-peft", _from_peft, "a PEFT folder to a checkpoint of adapters")
+    seven.add_argument("src")
+    seven.add_argument("dst")
+    seven.add_argument("--base", required=True, help="the checkpoint that the adapters belong to")
     for command, choices in ((one, ("keep", "bf16", "f32")), (two, ("keep", "bf16", "f32")), (five, ("bf16", "f32"))):
         command.add_argument("--dtype", choices=choices, default=choices[0], help=f"to store (default {choices[0]})")
         command.add_argument("--overwrite", action="store_true", help="replace DST if it exists, once the new is whole")
@@ -140,6 +150,20 @@ def _to_hf(args: argparse.Namespace, show: Console) -> None:
         show=show,
     )
     show.print(f"{args.dst} is whole.")
+
+
+def _to_peft(args: argparse.Namespace, show: Console) -> None:
+    from checkpoints_convert.peft import to_peft
+
+    to_peft(args.src, args.dst, base_model=args.base_model)
+    show.print(f"{args.dst} is whole.")
+
+
+def _from_peft(args: argparse.Namespace, show: Console) -> None:
+    from checkpoints_convert.peft import from_peft
+
+    from_peft(args.src, args.dst, base=args.base)
+    show.print(f"{args.dst} is whole. Ask it: stepaudio ask --checkpoint={args.dst} FILE QUESTION")
 
 
 def _verify(args: argparse.Namespace, show: Console) -> int:

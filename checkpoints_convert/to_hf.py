@@ -9,10 +9,11 @@ import numpy as np
 from etils import epath
 from rich.console import Console
 
+from checkpoints_convert.adapted import open_checkpoint
 from checkpoints_convert.from_hf import DTYPE_CHOICES, read_texts
 from checkpoints_convert.safetensors_files import CODES, Tensor
 from checkpoints_convert.sinks import ShardSink
-from checkpoints_convert.sources import ConversionError, OrbaxFolder
+from checkpoints_convert.sources import ConversionError
 from checkpoints_convert.transfer import destination_problems, overlap_problems, transfer
 from stepaudio_jax.checkpoints.layout import is_remote
 
@@ -30,7 +31,8 @@ def to_hf(
     overwrite: bool = False,
     show: Console | None = None,
 ) -> None:
-    """Writes a checkpoint as safetensors shards with index, config.json, tokenizer and generation config.
+    """Writes a checkpoint as safetensors shards with index, config.json, tokenizer and generation config. Adapters are
+    merged into their base on the way.
 
     Args:
       max_shard_size: bytes of tensors in a shard; a larger tensor gets a shard of its own.
@@ -41,7 +43,7 @@ def to_hf(
         written.
     """
     dst = epath.Path(dst)
-    source = OrbaxFolder(src)
+    source = open_checkpoint(src)
     kept = {
         name: Tensor(DTYPE_CHOICES[dtype] or tensor.dtype, tensor.shape)
         for name, tensor in source.tensors.items()

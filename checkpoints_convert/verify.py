@@ -13,6 +13,7 @@ import xxhash
 from etils import epath
 from rich.console import Console
 
+from checkpoints_convert.adapted import AdaptedFolder, open_checkpoint
 from checkpoints_convert.from_hf import resolve
 from checkpoints_convert.progress import byte_bar
 from checkpoints_convert.sources import ConversionError, HfFolder, OrbaxFolder, slabs
@@ -32,7 +33,7 @@ class Difference(NamedTuple):
     largest: float | None = None
 
 
-def open_folder(name: str) -> HfFolder | OrbaxFolder:
+def open_folder(name: str) -> HfFolder | OrbaxFolder | AdaptedFolder:
     """A checkpoint of either kind, by what is in it.
 
     Raises:
@@ -40,7 +41,7 @@ def open_folder(name: str) -> HfFolder | OrbaxFolder:
     """
     folder = checkpoints.resolve(name)
     refuse_unfinished(folder)
-    source = OrbaxFolder(folder) if (folder / PARAMS).exists() else HfFolder(resolve(name))
+    source = open_checkpoint(folder) if (folder / PARAMS).exists() else HfFolder(resolve(name))
     if source.problems:
         raise ConversionError(*source.problems)
     return source

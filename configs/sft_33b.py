@@ -29,8 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.batch_size = 128  # rows of an optimizer step
-    config.data.buckets = ((10_240, 400_000),)  # tokens of a row, samples of a chunk
-    config.data.chunks_per_row = 32  # of 25 s at most: 10,016 of the tokens
+    config.data.buckets = ((10_240, 10_240 * 1_280),)  # tokens of a row, samples of its sound: 80 ms a token
 
     config.optim = ml_collections.ConfigDict()
     config.optim.learning_rate = 1e-5
@@ -40,4 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.b2 = 0.95
     config.optim.weight_decay = 0.1
     config.optim.clip_norm = 1.0
+    config.optim.schedule = "cosine"  # or linear, constant, wsd
+    config.optim.decay_steps = 0  # of wsd
+    config.optim.groups = ml_collections.ConfigDict()  # "adaptor": rates of its own (training/optimizer.py)
     return config

@@ -35,7 +35,6 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.batch_size = 32
-    config.data.chunks_per_row = 1
     config.data.batches_per_group = 4
     config.data.group_threads = 1
     config.data.text_share = 0.08
@@ -46,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
         (800, 3, ()),
         (2800, 5, (*KINDS, "dialogue", "order", "loudness", "arithmetic")),  # the hardest twice as often
     )
-    config.data.buckets = ((80, 36_000), (96, 46_000), (112, 54_000), (136, 64_000), (160, 64_000))
+    config.data.buckets = ((80, 37_120), (96, 47_360), (112, 55_040), (136, 65_280), (160, 65_280))
 
     config.optim = ml_collections.ConfigDict()
     config.optim.learning_rate = 1.5e-3
@@ -56,4 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.b2 = 0.98
     config.optim.weight_decay = 0.05
     config.optim.clip_norm = 1.0
+    config.optim.schedule = "cosine"  # or linear, constant, wsd
+    config.optim.decay_steps = 0  # of wsd
+    config.optim.groups = ml_collections.ConfigDict()  # "adaptor": rates of its own (training/optimizer.py)
     return config

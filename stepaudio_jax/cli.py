@@ -175,10 +175,11 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _data_parser(parser: argparse.ArgumentParser):
-    from stepaudio_jax.data import check
+    from stepaudio_jax.data import build, check
 
     commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     check.define(commands.add_parser("check", help="what is in a data set, and which records cannot be used"))
+    build.define(commands.add_parser("build", help="store it for training, its sound inside; goes on where it stopped"))
 
 
 def _convert_parser(parser: argparse.ArgumentParser):

@@ -8,7 +8,7 @@ from flax import nnx
 
 from stepaudio_jax import miniature
 from stepaudio_jax.config import AudioEncoderConfig, DecoderConfig, StepAudioConfig
-from stepaudio_jax.models import StepAudio
+from stepaudio_jax.models import LoraConfig, StepAudio, add_lora
 from stepaudio_jax.text import Tokenizer
 
 
@@ -41,6 +41,20 @@ def model(seed: int = 0, scale: float = 4.0, **decoder) -> StepAudio:
     state = nnx.state(made, nnx.Param)
     nnx.update(made, jax.tree.map(lambda x: x * scale + rng.standard_normal(x.shape).astype(x.dtype) * 0.02, state))
     return made
+
+
+def adapt(made: StepAudio, lora: LoraConfig, seed: int = 0) -> StepAudio:
+    """Adapters in the midst of training: neither matrix is zero."""
+    add_lora(made, lora, nnx.Rngs(seed))
+    rng = np.random.default_rng(seed)
+    for path, parameter in nnx.to_flat_state(nnx.state(made, nnx.Param)):
+        if path[-2:] == ("lora", "b"):
+            parameter.set_value(rng.standard_normal(parameter.shape, np.float32) * 0.05)
+    return made
+
+
+def adapted(lora: LoraConfig, seed: int = 0, **sizes) -> StepAudio:
+    return adapt(model(seed, **sizes), lora, seed)
 
 
 def sound(seconds: float, seed: int = 0) -> np.ndarray:

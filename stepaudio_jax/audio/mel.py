@@ -2,8 +2,9 @@
 
 Shapes: B chunks, W samples of the bucket, F = (W + 479) // 160 frames, of which a chunk's own T come first, 128 bands.
 
-A chunk's frames look at most 40 samples past the 479 zeros behind it, into a reflection of those zeros. So a chunk
-in a longer bucket is the chunk alone with more zeros behind it, and only the left edge is ever reflected.
+A row holds one chunk, or several (rows.py). A chunk's frames look at most 40 samples past the 479 zeros behind it, into
+a reflection of those zeros. So a chunk in a longer row is the chunk alone with more zeros behind it, and only its left
+edge is ever reflected: here for the first chunk of a row, by rows.py for the others.
 
 Two ways to the power spectrum, both closer to float64 than torch's own float32. A CPU transforms frames by FFT, chunk
 after chunk, so that a chunk's frames never leave its caches. An accelerator multiplies with the Fourier matrix, all
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from stepaudio_jax.audio import lengths
+from stepaudio_jax.audio import lengths, rows
 
 N_FFT = 400
 N_BINS = N_FFT // 2 + 1
@@ -27,40 +28,43 @@ N_MELS = 128
 HOP = lengths.HOP
 
 
-def log_mel(samples: Float[Array, "B W"], sizes: Int[Array, " B"]) -> Float[Array, "B F 128"]:
-    """Log-mel of each chunk, in float32; frames from a chunk's own T on are exactly zero.
+def log_mel(
+    samples: Float[Array, "B W"], sizes: Int[Array, "B ..."], offsets: Int[rows.AnyArray, "B U"] | None = None
+) -> Float[Array, "B F 128"]:
+    """Log-mel of each chunk, in float32; frames that belong to no chunk are exactly zero.
 
     On a CPU a chunk's features are the same to the bit alone and in any batch of one bucket.
 
     Args:
       samples: 16 kHz, within ±1; what lies beyond a chunk's size is ignored.
-      sizes: samples of each chunk.
+      sizes: samples of each chunk, or with `offsets`, where a row holds several, those of each unit (rows.py).
     """
-    return jax.lax.platform_dependent(samples, sizes, cpu=_one_after_another, default=_all_at_once)
+    ids = rows.frame_layout(lengths.mel_frames(samples.shape[1]), sizes, offsets).ids
+    last = sizes if offsets is None else jnp.full(samples.shape[0], samples.shape[1])
+    return jax.lax.platform_dependent(samples, last, ids, cpu=_one_after_another, default=_all_at_once)
 
 
-def _one_after_another(samples, sizes):
-    def features(chunk):
-        samples, size = chunk
-        return _features(fft_power(_frames_gathered(samples, size)), size)
+def _one_after_another(samples, last, ids):
+    def features(row):
+        samples, last, ids = row
+        return _features(fft_power(_frames_gathered(samples, last)), ids)
 
-    return jax.lax.map(features, (samples, sizes))
-
-
-def _all_at_once(samples, sizes):
-    def features(samples, size):
-        return _features(matmul_power(_frames_sliced(samples, size)), size)
-
-    return jax.vmap(features)(samples, sizes)
+    return jax.lax.map(features, (samples, last, ids))
 
 
-def _features(power: Float[Array, "F 201"], size: Int[Array, ""]) -> Float[Array, "F 128"]:
+def _all_at_once(samples, last, ids):
+    def features(samples, last, ids):
+        return _features(matmul_power(_frames_sliced(samples, last)), ids)
+
+    return jax.vmap(features)(samples, last, ids)
+
+
+def _features(power: Float[Array, "F 201"], ids: Int[Array, " F"]) -> Float[Array, "F 128"]:
     """Band energies, at most 80 dB below the chunk's loudest, as (log10 + 4) / 4."""
     mel = jnp.matmul(power, jnp.asarray(mel_filters().T, jnp.float32), precision=jax.lax.Precision.HIGHEST)
-    own = jnp.arange(power.shape[0]) < lengths.mel_frames(size)
-    loudest = jnp.max(jnp.max(mel, axis=1), where=own, initial=0.0)
-    logs = jnp.log10(jnp.maximum(mel, jnp.maximum(1e-10, 1e-8 * loudest)))
-    return jnp.where(own[:, None], logs / 4 + 1, 0.0)
+    loudest = jax.ops.segment_max(mel.max(axis=1), ids, num_segments=len(ids) // rows.UNIT_FRAMES + 2)[ids]
+    logs = jnp.log10(jnp.maximum(mel, jnp.maximum(1e-10, 1e-8 * loudest[:, None])))
+    return jnp.where((ids > 0)[:, None], logs / 4 + 1, 0.0)
 
 
 def _frames_gathered(samples: Float[Array, " W"], size: Int[Array, ""]) -> Float[Array, "F 400"]:

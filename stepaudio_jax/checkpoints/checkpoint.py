@@ -81,6 +81,14 @@ def save(
     Raises:
       CheckpointError: the folder exists and `overwrite` is not set.
     """
+    files = {"config.json": json.dumps(model.config.to_hf(), indent=2) + "\n", "tokenizer.json": tokenizer_json}
+    if generation is not None:
+        files["generation_config.json"] = json.dumps(dict(generation), indent=2) + "\n"
+    write(path, nnx.state(model, nnx.Param), files, overwrite=overwrite)
+
+
+def write(path: epath.PathLike, variables: nnx.State, files: Mapping[str, str], *, overwrite: bool) -> None:
+    """Writes parameters and texts as a folder, as `save` says."""
     path = epath.Path(path).resolve()
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path}: exists already; choose another name, or allow overwriting")
@@ -90,12 +98,9 @@ def save(
         if folder.exists():
             folder.rmtree()
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(model.config.to_hf(), indent=2) + "\n")
-        (folder / "tokenizer.json").write_text(tokenizer_json)
-        if generation is not None:
-            (folder / "generation_config.json").write_text(json.dumps(dict(generation), indent=2) + "\n")
+        for name, text in files.items():
+            (folder / name).write_text(text)
     _wait_for_all(f"{path} is begun")
-    variables = nnx.state(model, nnx.Param)
     params = nnx.to_pure_dict(variables)
     axes = _logical_axes(variables)
     layout = jax.tree_util.tree_map_with_path(lambda key, _: save_args(axes[_name(key)][:1] == ("layers",)), params)
@@ -128,7 +133,9 @@ def load(path: epath.PathLike, *, dtype: Any = None, placement: Placement | None
     path = locate(path)
     config = StepAudioConfig.read(path)
     tokenizer = load_tokenizer(path, config)
-    return _restore(path, config, dtype, placement or _first_device), tokenizer
+    model = nnx.eval_shape(lambda: StepAudio(config, rngs=nnx.Rngs(0)))
+    nnx.update(model, read(path / PARAMS, nnx.state(model, nnx.Param), dtype=dtype, placement=placement))
+    return model, tokenizer
 
 
 def load_tokenizer(path: epath.Path, config: StepAudioConfig) -> Tokenizer:
@@ -146,25 +153,23 @@ def load_tokenizer(path: epath.Path, config: StepAudioConfig) -> Tokenizer:
     return tokenizer
 
 
-def _restore(path: epath.Path, config: StepAudioConfig, dtype: Any, placement: Placement) -> StepAudio:
-    folder = path / PARAMS
+def read(
+    folder: epath.Path, variables: nnx.State, *, dtype: Any = None, placement: Placement | None = None
+) -> dict[str, Any]:
+    """The arrays of these parameters (of which only shapes and axes are looked at) as a plain tree, as `load` says."""
     if not folder.exists():
         raise CheckpointError(f"{folder}: no such folder; the checkpoint has no weights")
-    model = nnx.eval_shape(lambda: StepAudio(config, rngs=nnx.Rngs(0)))
-    variables = nnx.state(model, nnx.Param)
     abstract = nnx.to_pure_dict(variables)
-    shardings = {name: placement(axes) for name, axes in _logical_axes(variables).items()}
+    shardings = {name: (placement or _first_device)(axes) for name, axes in _logical_axes(variables).items()}
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         try:
             stored = checkpointer.metadata(folder.resolve()).item_metadata.tree
             target = _match(abstract, stored, shardings, folder, dtype)
-            restored = checkpointer.restore(folder.resolve(), target)
+            return checkpointer.restore(folder.resolve(), target)
         except CheckpointError:
             raise
         except Exception as error:  # tensorstore and Orbax raise many kinds for a damaged file
             raise CheckpointError(f"{folder}: cannot be read ({str(error).splitlines()[0]})") from error
-    nnx.update(model, restored)
-    return model
 
 
 def _first_device(_: tuple[str | None, ...]) -> jax.sharding.Sharding:

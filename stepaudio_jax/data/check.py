@@ -14,11 +14,12 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from stepaudio_jax.checkpoints import resolve
 from stepaudio_jax.data import formats
 from stepaudio_jax.data.examples import encode
-from stepaudio_jax.data.findings import Finding, Findings, letters_by_script, quantiles
+from stepaudio_jax.data.findings import Finding, Findings, common_reasons, letters_by_script, quantiles
 from stepaudio_jax.data.page import write_page
 from stepaudio_jax.data.reading import Placed, count, read
 from stepaudio_jax.data.samples import RecordError
@@ -110,7 +111,8 @@ def _beside(path: epath.Path) -> epath.Path:
     return path if path.is_dir() else path.parent
 
 
-def define(parser: argparse.ArgumentParser) -> None:
+def define_input(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what is read and how, the same for `data build`."""
     parser.add_argument("files", nargs="+", metavar="FILE", help=".jsonl, .json, .parquet, .arrayrecord, or a folder")
     parser.add_argument("--audio", nargs="+", default=[], metavar="ROOT", help="folders and .tar files the sounds are "
                         "in (default: beside each file)")  # fmt: skip
@@ -119,6 +121,10 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", default="tiny", metavar="CHECKPOINT", help="whose tokens are counted: name the "
                         "one you will train; tiny (the default) splits text finer than a large one")  # fmt: skip
     parser.add_argument("--max-bad-share", type=float, default=0.1, help="stop above this share (default 0.1)")
+
+
+def define(parser: argparse.ArgumentParser) -> None:
+    define_input(parser)
     parser.add_argument("--limit", type=int, default=None, help="only the first so many records")
     parser.add_argument("--report", default=None, metavar="PAGE.html", help="write a page: histograms, bad records, "
                         "ten samples to listen to")  # fmt: skip
@@ -132,6 +138,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--max-bad-share: expected a share between 0 and 1, found {args.max_bad_share}")
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit: expected a number of records, found {args.limit}")
+    if args.report and not _is_writable(epath.Path(args.report)):
+        raise ValueError(f"--report: {args.report}: expected a file in a folder that is there and can be written to")
     tokenizer = Tokenizer.load(resolve(args.tokenizer))
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
@@ -159,6 +167,11 @@ def run(args: argparse.Namespace) -> int:
     return int(too_many)
 
 
+def _is_writable(path: epath.Path) -> bool:
+    """Asked before the work, not after it; gs:// is not asked."""
+    return "://" in str(path) or (os.access(path.parent, os.W_OK) and not path.is_dir())
+
+
 def show(findings: Findings, tokenizer: str, console: Console):
     """The tables a person reads."""
     table = Table(title=f"{findings.seen} records", show_header=False)
@@ -178,9 +191,14 @@ def show(findings: Findings, tokenizer: str, console: Console):
                 table.add_row(name, *(f"{point:.4g}" for point in points.values()))
         console.print(table)
     if findings.bad:
-        table = Table("records", "why they are bad")
-        for reason, number in findings.reasons()[:SHOWN]:
-            table.add_row(str(number), reason)
-        console.print(table)
-        for where, reason in findings.bad[:SHOWN]:
-            console.print(f"{where}: {reason}", markup=False)
+        show_bad(findings.bad, console)
+
+
+def show_bad(bad: Sequence[tuple[str, str]], console: Console):
+    """The commonest reasons, and the first bad records."""
+    table = Table("records", "why they are bad")
+    for reason, number in common_reasons(bad)[:SHOWN]:
+        table.add_row(str(number), Text(reason))  # what a record says is no markup
+    console.print(table)
+    for where, reason in bad[:SHOWN]:
+        console.print(f"{where}: {reason}", markup=False, soft_wrap=True)

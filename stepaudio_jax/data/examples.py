@@ -1,8 +1,8 @@
 """From a conversation to the fixed arrays a jitted step takes.
 
-`encode` renders one conversation and cuts its clips into chunks; `collate` lays several side by side in one bucket
-shape. Training, generation and evaluation all come through here, so audio tokens and audio features can only
-disagree in one place, where it is an error.
+`encode` renders one conversation and cuts its clips into chunks; `collate` lays several in rows of one bucket shape,
+tokens and sound alike. Training, generation and evaluation all come through here, so audio tokens and audio features
+can only disagree in one place, where it is an error.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from stepaudio_jax.audio import AudioError, chunk, lengths
+from stepaudio_jax.audio.chunks import LONGEST_CUT
+from stepaudio_jax.audio.rows import UNIT_SAMPLES, put, units
 from stepaudio_jax.models.step_audio import AudioInput
 from stepaudio_jax.text import Conversation, Rendered, Tokenizer, render
 
@@ -41,25 +43,31 @@ class Example:
         return sum(count for _, count in self.rendered.spans)
 
     @property
-    def longest_chunk(self) -> int:
-        """Samples of the longest chunk, 0 without audio."""
-        return max(map(len, self.chunks), default=0)
+    def sound_units(self) -> int:
+        """Units of 80 ms that its chunks need in rows of sound, no more than it has tokens."""
+        return sum(int(units(len(piece))) for piece in self.chunks)
 
 
 class Batch(NamedTuple):
     """Token arrays [B, T] and the sound that goes with them.
 
     Attributes:
-      segment_ids: 1 for tokens, 0 for padding.
+      positions: from 0 in every segment.
+      segment_ids: from 1 in every row, one for each example in it; 0 for padding.
       loss_mask: tokens whose prediction is trained.
-      audio: None for a batch of text.
+      sources: the source of each token's example.
+      audio: None for a batch without sound.
+      reference: for preferences, at each segment's first token the log-probability of its trained tokens under the
+        reference model, 0 elsewhere.
     """
 
     tokens: Int[np.ndarray, "B T"]
     positions: Int[np.ndarray, "B T"]
     segment_ids: Int[np.ndarray, "B T"]
     loss_mask: Bool[np.ndarray, "B T"]
+    sources: Int[np.ndarray, "B T"]
     audio: AudioInput | None
+    reference: Float[np.ndarray, "B T"] | None = None
 
 
 def encode(conversation: Conversation, tokenizer: Tokenizer, *, length_rule: str = "hf", **render_options) -> Example:
@@ -83,59 +91,96 @@ def encode(conversation: Conversation, tokenizer: Tokenizer, *, length_rule: str
 
 
 def collate(
-    examples: Sequence[Example],
+    rows: Sequence[Sequence[Example]],
     *,
     length: int,
-    num_chunks: int,
-    chunk_samples: int,
+    sound_rows: int,
+    sound_samples: int,
     shards: int = 1,
     pad_id: int = 0,
 ) -> Batch:
-    """One batch of shape [len(examples), length] with room for `num_chunks` chunks of `chunk_samples` samples.
+    """One batch of shape [len(rows), length], the examples of a row one after another.
+
+    Each chunk of sound goes to the first row of sound that has room for it. Where a row of sound has as many units of
+    80 ms as a row has tokens, there always is: a chunk never needs more units than its span has tokens.
 
     Args:
-      shards: equal shares that rows and chunks are split into over a mesh; a row's chunks lie in its own share.
+      sound_rows, sound_samples: how many rows of sound, and of how many samples, a multiple of 1,280.
+      shards: equal shares that rows and rows of sound are split into over a mesh; a row's chunks lie in its own share.
 
     Raises:
-      ValueError: an example that does not fit; nothing is ever cut. Rows or chunks that the shards do not divide.
+      ValueError: examples that do not fit; nothing is ever cut. Rows that the shards do not divide.
     """
-    rows = len(examples)
-    for name, size in (("examples", rows), ("num_chunks", num_chunks)):
+    for name, size in (("rows", len(rows)), ("sound_rows", sound_rows)):
         if size % shards:
             raise ValueError(f"{name}: expected a multiple of {shards} shards, found {size}")
-    tokens = np.full((rows, length), pad_id, np.int32)
-    segment_ids = np.zeros((rows, length), np.int32)
-    loss_mask = np.zeros((rows, length), bool)
-    slots = np.full((rows, length), -1, np.int32)
-    samples = np.zeros((num_chunks, chunk_samples), np.float32)
-    chunk_lengths = np.zeros(num_chunks, np.int32)
-    features_per_chunk = int(lengths.adaptor_frames(chunk_samples)) if chunk_samples else 0
+    if sound_samples % UNIT_SAMPLES:
+        raise ValueError(f"sound_samples: expected a multiple of {UNIT_SAMPLES} (80 ms), found {sound_samples}")
+    sound = _SoundRows(sound_rows, sound_samples, shards)
+    tokens = np.full((len(rows), length), pad_id, np.int32)
+    positions, segment_ids, sources = np.zeros((3, len(rows), length), np.int32)
+    loss_mask = np.zeros((len(rows), length), bool)
+    slots = np.full((len(rows), length), -1, np.int32)
 
-    used = 0
-    for row, example in enumerate(examples):
-        share = row * shards // rows
-        used = max(used, share * num_chunks // shards)
-        size = example.num_tokens
-        if size > length:
-            raise ValueError(f"length: row {row} has {size} tokens, the batch has room for {length}")
-        tokens[row, :size] = example.rendered.token_ids
-        segment_ids[row, :size] = 1
-        loss_mask[row, :size] = example.rendered.loss_mask
-        if len(example.chunks) != len(example.rendered.spans):
-            raise ValueError(f"row {row}: {len(example.rendered.spans)} audio spans, {len(example.chunks)} chunks")
-        for piece, (start, count) in zip(example.chunks, example.rendered.spans, strict=True):
-            if used == (share + 1) * num_chunks // shards or len(piece) > chunk_samples:
+    for number, row in enumerate(rows):
+        if (size := sum(example.num_tokens for example in row)) > length:
+            raise ValueError(f"length: row {number} has {size} tokens, the batch has room for {length}")
+        begin = 0
+        for segment, example in enumerate(row, start=1):
+            rendered, own = example.rendered, slice(begin, begin + example.num_tokens)
+            tokens[number, own] = rendered.token_ids
+            positions[number, own] = np.arange(example.num_tokens)
+            segment_ids[number, own] = segment
+            sources[number, own] = example.source
+            loss_mask[number, own] = rendered.loss_mask
+            loss_mask[number, begin : begin + 1] = False  # nothing comes before it that could predict it
+            if len(example.chunks) != len(rendered.spans):
                 raise ValueError(
-                    f"row {row}: a chunk of {len(piece)} samples does not fit {num_chunks // shards} chunks of "
-                    f"{chunk_samples}"
+                    f"row {number}: {len(rendered.spans)} audio spans, {len(example.chunks)} chunks of sound"
                 )
-            samples[used, : len(piece)] = piece
-            chunk_lengths[used] = len(piece)
-            slots[row, start : start + count] = used * features_per_chunk + np.arange(count)
-            used += 1
-    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
-    audio = AudioInput(samples, chunk_lengths, slots) if num_chunks else None
-    return Batch(tokens, positions, segment_ids, loss_mask, audio)
+            for piece, (start, count) in zip(example.chunks, rendered.spans, strict=True):
+                unit = sound.add(piece, share=number * shards // len(rows))
+                slots[number, begin + start : begin + start + count] = unit + np.arange(count)
+            begin = own.stop
+    audio = AudioInput(sound.samples, sound.sizes, sound.offsets, slots) if sound_rows else None
+    return Batch(tokens, positions, segment_ids, loss_mask, sources, audio)
+
+
+def sound_shape(samples: int, parts: int) -> tuple[int, int]:
+    """Rows of sound for one row of tokens, and samples of each, so that any chunks that fit `samples` fit them.
+
+    Args:
+      samples: of sound that go with a row of tokens.
+      parts: shards that share a row's sound; each has a row of its own.
+    """
+    if parts == 1 or not samples:
+        return int(samples > 0), samples
+    return parts, (-(-samples // UNIT_SAMPLES // parts) + int(units(LONGEST_CUT)) - 1) * UNIT_SAMPLES
+
+
+class _SoundRows:
+    """Rows of sound, filled first fit (audio/rows.py)."""
+
+    def __init__(self, number: int, samples: int, shards: int):
+        self.per_share, self.row_units = number // shards, samples // UNIT_SAMPLES
+        self.samples = np.zeros((number, samples), np.float32)
+        self.sizes, self.offsets = np.zeros((2, number, self.row_units), np.int32)
+        self._used = np.zeros(number, int)
+
+    def add(self, chunk: np.ndarray, share: int) -> int:
+        """Puts a chunk into a share's rows; gives its first unit, counted over the share."""
+        need, first = int(units(len(chunk))), share * self.per_share
+        free = self.row_units - self._used[first : first + self.per_share]
+        if not (fits := np.flatnonzero(free >= need)).size:
+            raise ValueError(
+                f"sound_rows: {len(chunk)} samples of sound need {need} units of 80 ms; {self.per_share} rows of "
+                f"{self.row_units} have {free.max(initial=0)} left"
+            )
+        row = first + int(fits[0])
+        start = int(self._used[row])
+        put(self.samples[row], self.sizes[row], self.offsets[row], start, chunk)
+        self._used[row] += need
+        return int(fits[0]) * self.row_units + start
 
 
 def bucket(size: int, sizes: Sequence[int]) -> int:

@@ -7,6 +7,7 @@ import random
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -73,18 +74,17 @@ class Findings:
         self.tokens.append(found.tokens + found.rejected_tokens)
         self.seconds += found.seconds
         self.characters += found.characters
-        conversation = found.sample.conversation
-        self.counts.update(f"{turn.role} turns" for turn in conversation.turns)
-        self.counts["dialogues with sound"] += bool(found.seconds)
-        self.counts["dialogues with reasoning"] += any(turn.think for turn in conversation.turns)
-        self.counts["dialogues of several replies"] += sum(t.role == "assistant" for t in conversation.turns) > 1
-        self.counts["pairs to prefer by"] += found.sample.rejected is not None
+        turns = found.sample.conversation.turns
+        self.counts.update(f"{turn.role} turns" for turn in turns)
+        kinds = {
+            "dialogues with sound": found.seconds,
+            "dialogues with reasoning": any(turn.think for turn in turns),
+            "dialogues of several replies": sum(turn.role == "assistant" for turn in turns) > 1,
+            "pairs to prefer by": found.sample.rejected,
+        }
+        self.counts.update(name for name, holds in kinds.items() if holds)
         self._drawn.append((not found.seconds, self._chance.random(), found.sample))
         self._drawn = sorted(self._drawn, key=lambda drawn: drawn[:2])[:AUDIBLE]
-
-    def reasons(self) -> list[tuple[str, int]]:
-        """Reasons and how often they stand in `bad`, what differs between equal ones left out, the commonest first."""
-        return Counter(re.sub(r'"[^"]*"|\S*/\S*|\d+(\.\d+)?', "…", reason) for _, reason in self.bad).most_common()
 
     def scripts(self) -> dict[str, float]:
         """Shares of all letters by Unicode script, the largest first."""
@@ -106,6 +106,11 @@ class Findings:
             "scripts": {name: round(share, 6) for name, share in self.scripts().items()},
             "bad_records": [{"where": where, "reason": reason} for where, reason in self.bad],
         }
+
+
+def common_reasons(bad: Sequence[tuple[str, str]]) -> list[tuple[str, int]]:
+    """Reasons and how often they stand in `bad`, what differs between equal ones left out, the commonest first."""
+    return Counter(re.sub(r'"[^"]*"|\S*/\S*|\d+(\.\d+)?', "…", reason) for _, reason in bad).most_common()
 
 
 def quantiles(values: list) -> dict[str, float]:

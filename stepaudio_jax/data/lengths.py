@@ -9,7 +9,6 @@ from typing import NamedTuple
 from etils import epath
 
 from stepaudio_jax.audio import lengths
-from stepaudio_jax.checkpoints import resolve
 from stepaudio_jax.data.examples import encode
 from stepaudio_jax.data.samples import RecordError, Sample
 from stepaudio_jax.text import Conversation, Tokenizer
@@ -60,9 +59,9 @@ def encoder_units(samples: int) -> int:
     return -(-(lengths.mel_frames(samples) + 2) // FRAMES_PER_UNIT)
 
 
-def tokenizer_sha256(checkpoint: epath.PathLike) -> str:
-    """Of the tokenizer.json of a checkpoint folder or "tiny": lengths hold for one tokenizer only."""
-    return hashlib.sha256((resolve(checkpoint) / "tokenizer.json").read_bytes()).hexdigest()
+def tokenizer_sha256(folder: epath.PathLike) -> str:
+    """Of a folder's tokenizer.json: lengths hold for one tokenizer only."""
+    return hashlib.sha256((epath.Path(folder) / "tokenizer.json").read_bytes()).hexdigest()
 
 
 def _has_trained_think(conversation: Conversation, keep_think: bool) -> bool:

@@ -14,7 +14,7 @@ import soundfile
 from etils import epath
 
 from stepaudio_jax.audio import SAMPLE_RATE
-from stepaudio_jax.data.findings import Findings, quantiles
+from stepaudio_jax.data.findings import Findings, common_reasons, quantiles
 from stepaudio_jax.data.samples import Sample
 from stepaudio_jax.text import Audio, Conversation, Turn
 
@@ -66,7 +66,7 @@ def write_page(path: epath.PathLike, findings: Findings, files: str, tokenizer: 
     path = epath.Path(path)
     draft = path.parent / f"{path.name}.tmp"
     draft.write_text(render_page(findings, files, tokenizer))
-    draft.rename(path)
+    draft.replace(path)
 
 
 def render_page(findings: Findings, files: str, tokenizer: str) -> str:
@@ -144,7 +144,7 @@ def _bars(shares: dict[str, float]) -> str:
 def _bad(findings: Findings) -> str:
     if not findings.bad:
         return ""
-    reasons = "".join(f"<tr><td>{number:,}<td>{escape(reason)}" for reason, number in findings.reasons()[:50])
+    reasons = "".join(f"<tr><td>{number:,}<td>{escape(reason)}" for reason, number in common_reasons(findings.bad)[:50])
     records = "".join(f"<tr><td>{escape(where)}<td>{escape(reason)}" for where, reason in findings.bad[:SHOWN_BAD])
     more = f"the first {SHOWN_BAD:,} of " if len(findings.bad) > SHOWN_BAD else ""
     return (

@@ -7,8 +7,9 @@
     a folder with features.json    prepared by TensorFlow Datasets (data/tfds_folder.py); FOLDER/train names a split
 
 A record is a mapping for `formats.parse`, or a whole Sample where it was stored as one. Its place, for messages, is
-"file:line" in JSON and "file:number" elsewhere, from 1. What cannot be read comes as a RecordError in its place, so
-that numbers stay what they are. Nothing is kept of a file but where its records begin; a `.json` list stays in memory.
+"file:line" in JSON, "file:number" elsewhere, from 1, and "folder:index" in a stored data set, from 0 like its samples.
+What cannot be read comes as a RecordError in its place, so that numbers stay what they are. Of a file only where its
+records begin is kept in memory; a `.json` list is kept whole.
 """
 
 from __future__ import annotations
@@ -83,7 +84,11 @@ def from_json(data: bytes | str, where: str) -> Placed:
 
 def _source(path: epath.PathLike) -> Source:
     path = epath.Path(path)
-    if path.suffix in (*JSON, ".parquet", *ARRAY_RECORD) and path.exists() and not path.is_dir():
+    try:
+        is_there = path.exists()
+    except ImportError as error:  # what epath needs for gs://
+        raise ValueError(f"{path}: {error}") from None
+    if path.suffix in (*JSON, ".parquet", *ARRAY_RECORD) and is_there and not path.is_dir():
         stat = path.stat()
         return _open(str(path), stat.length, stat.mtime)
     if (path / "dataset.json").exists():
@@ -93,7 +98,7 @@ def _source(path: epath.PathLike) -> Source:
             from stepaudio_jax.data.tfds_folder import TfdsFolder
 
             return TfdsFolder(folder, split)
-    if not path.exists():
+    if not is_there:
         raise FileNotFoundError(f"{path}: no such file or folder")
     kinds = ", ".join((*JSON, ".parquet", *ARRAY_RECORD))
     raise ValueError(f"{path}: not a file of records; expected {kinds}, or a folder with dataset.json or features.json")
@@ -249,14 +254,14 @@ class _ArrayRecord:
 
     @staticmethod
     def _record(data: bytes, where: str) -> Placed:
-        if data.lstrip()[:1] == b"{":
+        if data[7:8] != b"\0":  # in safetensors, the last byte of a length; JSON has no zeros
             return from_json(data, where)
         from stepaudio_jax.data.stored import decode_sample
 
         try:
-            return where, decode_sample(data)
+            return where, decode_sample(data, where)
         except RecordError as error:
-            return where, RecordError(f"{where}: {error}")
+            return where, error
 
 
 class _Stored:
@@ -272,8 +277,8 @@ class _Stored:
 
     def read(self, start: int, stop: int) -> Iterator[Placed]:
         for i in range(start, stop):
-            where = f"{self._path}:{i + 1}"
+            where = f"{self._path}:{i}"
             try:
                 yield where, self._samples[i]
             except RecordError as error:
-                yield where, RecordError(f"{where}: {error}")
+                yield where, error

@@ -122,7 +122,10 @@ class Sounds:
 
 
 def _expand(root: epath.Path) -> list[epath.Path]:
-    found = sorted(root.parent.glob(root.name)) if "*" in root.name else [root] if root.exists() else []
+    try:
+        found = sorted(root.parent.glob(root.name)) if "*" in root.name else [root] if root.exists() else []
+    except ImportError as error:  # what epath needs for gs://
+        raise ValueError(f"{root}: {error}") from None
     if not found:
         raise ValueError(f"{root}: no such folder or tar file to look for sound in")
     for path in found:

@@ -123,17 +123,10 @@ class Programs:
         return self.rules.size(self.rules.split(name)) if self.rules else 1
 
     def _over_mesh(self, fn: Callable, in_axes: tuple, out_axes: Any) -> Callable:
-        """fn(state, *arrays) shard by shard. `in_axes` and `out_axes` are trees of logical axes, as the arrays are; an
-        empty tuple of them is an array that every shard has whole."""
+        """fn(state, *arrays) shard by shard. `in_axes` and `out_axes` are trees of logical axes, as the arrays are
+        (see `ShardingRules.specs`)."""
         if (rules := self.rules) is None:
             return fn
-
-        def specs(axes):
-            return jax.tree.map(
-                rules.spec,
-                axes,
-                is_leaf=lambda leaf: type(leaf) is tuple and all(a is None or type(a) is str for a in leaf),
-            )
 
         def body(*arrays):
             with inside(rules):
@@ -142,8 +135,8 @@ class Programs:
         return jax.shard_map(
             body,
             mesh=rules.mesh,
-            in_specs=(self.specs, *map(specs, in_axes)),
-            out_specs=specs(out_axes),
+            in_specs=(self.specs, *map(rules.specs, in_axes)),
+            out_specs=rules.specs(out_axes),
             check_vma=False,  # nothing is differentiated, which is what that is for
         )
 

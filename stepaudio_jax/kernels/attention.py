@@ -44,6 +44,7 @@ def flash_attention(
     kv_offset: Int[Array, ...] | int | None = None,
     position_stride: int = 1,
     return_lse: bool = False,
+    longest_segment: int | None = None,
     block_sizes: BlockSizes | None = None,
     interpret: Any = False,
 ) -> Any:
@@ -63,6 +64,8 @@ def flash_attention(
       q_offset, kv_offset: positions of the first query and the first key, scalars or [B]; 0 by default (top-left).
       position_stride: distance between neighbours' positions, for chunks dealt out in stripes.
       return_lse: also return the float32 log-sum-exp of the scaled scores, [B, Q, H], −inf where nothing is seen.
+      longest_segment: where the caller knows it, so that the compiler's estimate of the cost is right; the result does
+        not depend on it.
       block_sizes: the TPU kernels' tile sizes instead of the table's.
       interpret: run the TPU kernels without a TPU: True, or `pltpu.InterpretParams` to check for races.
 
@@ -81,6 +84,7 @@ def flash_attention(
         implementation=implementation,
         plain=plain,
         causal=causal and q_offset is None and kv_offset is None,
+        longest_segment=longest_segment,
         block_sizes=block_sizes,
         interpret=interpret,
     )
@@ -112,23 +116,29 @@ class Settings:
     """How a call is computed: everything about it that is no array.
 
     Attributes:
-      causal: whether a row that is one segment visits half of its tiles only, for the compiler's estimate of the cost.
+      causal, longest_segment: whether a row that is one segment visits half of its tiles only, and how long a segment
+        may be; for the compiler's estimate of the cost.
     """
 
     scale: float
     causal: bool
+    longest_segment: int | None
     implementation: Implementation
     block_sizes: BlockSizes | None
     interpret: Any
+
+    def for_tpu(self) -> dict[str, Any]:
+        """As the TPU kernels take them."""
+        names = ("scale", "causal", "longest_segment", "interpret")
+        return {"sizes": self.block_sizes} | {name: getattr(self, name) for name in names}
 
 
 def forward(q, k, v, visible: Visible, settings: Settings, out_dtype=None) -> tuple[Array, Array]:
     """Output and log-sum-exp, by the TPU kernels or in plain JAX."""
     if settings.implementation == "xla":
         return blockwise.forward(q, k, v, visible, scale=settings.scale, out_dtype=out_dtype)
-    options = {"sizes": settings.block_sizes, "interpret": settings.interpret, "out_dtype": out_dtype}
-    options["causal"] = settings.causal
-    return flash_tpu.forward(q, k, v, visible, scale=settings.scale, **options)
+    options: dict[str, Any] = settings.for_tpu() | {"out_dtype": out_dtype}
+    return flash_tpu.forward(q, k, v, visible, **options)
 
 
 def backward(q, k, v, do, lse, delta, visible: Visible, settings: Settings, grad_dtype=None):
@@ -136,9 +146,8 @@ def backward(q, k, v, do, lse, delta, visible: Visible, settings: Settings, grad
     arrays = q, k, v, do, lse, delta, visible
     if settings.implementation == "xla":
         return blockwise.backward(*arrays, scale=settings.scale, grad_dtype=grad_dtype)
-    options = {"sizes": settings.block_sizes, "interpret": settings.interpret, "grad_dtype": grad_dtype}
-    options["causal"] = settings.causal
-    return flash_tpu_backward.backward(*arrays, scale=settings.scale, **options)
+    options: dict[str, Any] = settings.for_tpu() | {"grad_dtype": grad_dtype}
+    return flash_tpu_backward.backward(*arrays, **options)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -180,6 +189,7 @@ def settle(
     implementation: Implementation | None,
     plain: bool,
     causal: bool,
+    longest_segment: int | None = None,
     block_sizes: BlockSizes | None = None,
     interpret: Any = False,
 ) -> Settings:
@@ -188,7 +198,8 @@ def settle(
     chosen = _choose(implementation, q, k, plain=plain)
     if chosen == "pallas_tpu" and block_sizes is None:
         block_sizes = for_chip(q.shape[3], packed=q_segment_ids is not None)
-    return Settings(float(q.shape[3] ** -0.5 if scale is None else scale), causal, chosen, block_sizes, interpret)
+    scale = float(q.shape[3] ** -0.5 if scale is None else scale)
+    return Settings(scale, causal, longest_segment, chosen, block_sizes, interpret)
 
 
 def _choose(asked: Implementation | None, q, k, *, plain: bool) -> Implementation:

@@ -135,13 +135,14 @@ def forward(
     scale: float,
     sizes: BlockSizes,
     causal: bool = False,
+    longest_segment: int | None = None,
     interpret=False,
     out_dtype=None,
 ) -> tuple[Float[Array, "B Q H D"], Float[Array, "B Q H"]]:
     """The attention's output and the float32 log-sum-exp of each query's scaled scores, −inf where nothing is seen.
 
     Args:
-      causal: for the estimate of the cost only, as `Settings` says.
+      causal, longest_segment: for the estimate of the cost only, as `Settings` says.
       out_dtype: the output's type, by default that of q.
     """
     batch, q_len, heads, dim = q.shape
@@ -176,7 +177,7 @@ def forward(
     seen = pl.BlockSpec((None, None, 1, rows), lambda b, n, i, j, bounds: (b, i, 0, 0))
     queries = pl.BlockSpec((None, None, None, rows, dim), query_map)
     keys = pl.BlockSpec((None, None, per_load * block_kv, dim), load_map)
-    area = tile_area(q_len, kv_len, block_q, block_kv, causal=causal)
+    area = tile_area(q_len, kv_len, block_q, block_kv, causal=causal, longest_segment=longest_segment)
     out, lse = pl.pallas_call(
         functools.partial(_kernel, scale=scale, block_kv=block_kv, per_load=per_load, tiles=tiles),
         grid_spec=pltpu.PrefetchScalarGridSpec(

@@ -154,6 +154,7 @@ def backward(
     scale: float,
     sizes: BlockSizes,
     causal: bool = False,
+    longest_segment: int | None = None,
     interpret=False,
     grad_dtype=None,
 ) -> tuple[Float[Array, "B Q H D"], Float[Array, "B K N D"], Float[Array, "B K N D"]]:
@@ -162,7 +163,7 @@ def backward(
     Args:
       lse: the forward pass's log-sum-exp.
       delta: sum of do · out over head_dim, less the gradient of lse.
-      causal: for the estimate of the cost only, as `Settings` says.
+      causal, longest_segment: for the estimate of the cost only, as `Settings` says.
       grad_dtype: their type, by default that of q.
     """
     batch, q_len, heads, dim = q.shape
@@ -189,7 +190,8 @@ def backward(
         return jax.lax.dynamic_update_slice_in_dim(dq, dq_part, i * tiles, 2), dk, dv
 
     spans = grads[0].shape[2] // tiles
-    pairs = batch * heads * tile_area(q_len, kv_len, block_q, block_kv, causal=causal) // spans  # of each, on average
+    area = tile_area(q_len, kv_len, block_q, block_kv, causal=causal, longest_segment=longest_segment)
+    pairs = batch * heads * area // spans  # of each, on average
     dq, dk, dv = add_span(0, grads) if spans == 1 else jax.lax.fori_loop(0, spans, add_span, grads)
     dk, dv = (x[:, :, :kv_len].swapaxes(1, 2).astype(grad_dtype) for x in (dk * scale, dv))
     return unfold(dq, q_len, block_q), dk, dv

@@ -86,9 +86,14 @@ def _run_of_same_id(q_ids: Int[Array, "B Q"], kv_ids: Int[Array, "B K"]) -> Visi
     return Visible(jnp.where(same, index, stop[..., None]).min(-1), stop)
 
 
-def tile_area(q_len: int, kv_len: int, block_q: int, block_kv: int, *, causal: bool) -> int:
-    """Queries times keys of the tiles that one head visits, its rows being one segment from their first token on."""
+def tile_area(
+    q_len: int, kv_len: int, block_q: int, block_kv: int, *, causal: bool, longest_segment: int | None = None
+) -> int:
+    """Queries times keys of the tiles that one head visits, its rows being one segment from their first token on, or
+    many of the longest length."""
     stops = [min((i + 1) * block_q, kv_len) if causal else kv_len for i in range(-(-q_len // block_q))]
+    if longest_segment is not None:
+        stops = [min(stop, longest_segment + block_q) for stop in stops]
     return sum(block_q * -(-stop // block_kv) * block_kv for stop in stops)
 
 

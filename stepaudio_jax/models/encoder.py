@@ -1,9 +1,9 @@
 """The Qwen2-Audio encoder: log-mel at 100 Hz in, features at 25 Hz out (MODEL.md §2 and §4).
 
-Shapes: B chunks, F mel frames of the bucket, C = (F−1)//2+1, P = C//2, S n_audio_state.
+Shapes: B rows, F mel frames of a row, C = (F−1)//2+1, P = C//2, S n_audio_state, U units of 80 ms.
 
-Chunks of different lengths share a bucket shape, and each must come out as if it were alone. Three things are
-therefore zeroed beyond a chunk's own end, because a convolution looks across it: the mel from frame T, conv1's
+A row holds one chunk, or several (audio/rows.py), and each must come out as if it were alone. Three things are
+therefore zeroed beyond a chunk's own end, because a convolution looks across it: the mel from its frame T, conv1's
 output from frame T, and the encoder's output from row P, which the adaptor reads. Attention masks the rest.
 """
 
@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from stepaudio_jax.audio import lengths
+from stepaudio_jax.audio.rows import frame_layout
 from stepaudio_jax.config import AudioEncoderConfig
 from stepaudio_jax.kernels import flash_attention
 from stepaudio_jax.models.layers import AnyArray, Conv, LayerNorm, Linear, param, run_layers, whole
@@ -48,6 +49,7 @@ class EncoderLayer(nnx.Module):
             causal=False,
             q_segment_ids=query_ids,
             kv_segment_ids=key_ids,
+            longest_segment=lengths.conv_frames(lengths.CHUNK_SAMPLES),
         )
         x = x + self.out(y.reshape(x.shape))
         return x + self.mlp_down(gelu(self.mlp_up(self.mlp_ln(x))))
@@ -69,38 +71,39 @@ class AudioEncoder(nnx.Module):
     def __call__(
         self,
         mel: Float[AnyArray, "B F M"],
-        samples: Int[AnyArray, " B"],
+        sizes: Int[AnyArray, "B ..."],
+        offsets: Int[AnyArray, "B U"] | None = None,
         *,
         length_rule: str = "hf",
         remat: str = "none",
     ) -> Float[Array, "B P S"]:
-        """Features at 25 Hz; rows at and after a chunk's own P are zero.
+        """Features at 25 Hz; rows that belong to no chunk are zero.
 
         Args:
-          mel: log-mel of each chunk, zero beyond its own T frames.
-          samples: each chunk's length in samples at 16 kHz, from which every other length follows.
+          mel: log-mel, zero where there is no chunk.
+          sizes: samples at 16 kHz of each row's only chunk, or with `offsets`, where a row holds several, of the chunk
+            that each unit belongs to (audio/rows.py). Every other length follows from them.
           length_rule: "hf" or "vllm", which frames count as audio in the key mask (MODEL.md §4).
 
         Raises:
-          ValueError: more frames than the encoder has positions.
+          ValueError: more frames in one chunk than the encoder has positions.
         """
-        samples = jnp.asarray(samples)
-        frames = lengths.mel_frames(samples)
-        x = jnp.asarray(mel).astype(self.conv1.kernel.dtype)
-        x = zero_after(gelu(self.conv1(zero_after(x, frames))), frames)
-        x = gelu(self.conv2(x))
-        steps, limit = x.shape[1], self.positional_embedding.shape[0]
-        if steps > limit:
+        steps, limit = (mel.shape[1] - 1) // 2 + 1, self.positional_embedding.shape[0]
+        if offsets is None and steps > limit:
             raise ValueError(f"mel: {mel.shape[1]} frames need {steps} positions, the encoder has {limit}")
-        x = x + whole(self.positional_embedding)[:steps]
+        layout = frame_layout(mel.shape[1], sizes, offsets)
+        x = jnp.asarray(mel).astype(self.conv1.kernel.dtype)
+        x = zero_outside(gelu(self.conv1(zero_outside(x, layout.ids))), layout.ids)
+        x = gelu(self.conv2(x))
+        ids, index, sizes = (values[:, ::2] for values in layout)
+        x = x + whole(self.positional_embedding)[index // 2]
 
-        key_ids = (jnp.arange(steps) < key_frames(samples, length_rule)[:, None]).astype(jnp.int32)
-        # The last frame may be heard by none, yet it listens; those after it do not.
-        query_ids = (jnp.arange(steps) < lengths.conv_frames(samples)[:, None]).astype(jnp.int32)
-        x, _ = run_layers(self.layers, lambda layer, x: (layer(x, query_ids, key_ids), None), x, remat=remat)
+        # The last frame may be heard by none, yet it listens.
+        key_ids = jnp.where(index // 2 < key_frames(sizes, length_rule), ids, 0)
+        x, _ = run_layers(self.layers, lambda layer, x: (layer(x, ids, key_ids), None), x, remat=remat)
         x = x[:, : steps // 2 * 2]
         x = x.reshape(x.shape[0], steps // 2, 2, -1).mean(2)
-        return zero_after(self.after_norm(x), lengths.pooled_frames(samples))
+        return zero_outside(self.after_norm(x), ids[:, 1::2])
 
 
 def sinusoids(key: Array, shape: tuple[int, int], dtype) -> Float[Array, "C S"]:
@@ -110,7 +113,7 @@ def sinusoids(key: Array, shape: tuple[int, int], dtype) -> Float[Array, "C S"]:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1).astype(dtype)
 
 
-def key_frames(samples: Int[AnyArray, " B"], length_rule: str) -> Int[Array, " B"]:
+def key_frames(samples: Int[AnyArray, ...], length_rule: str) -> Int[Array, ...]:
     """Conv2-rate frames that attention may look at: those whose mel frame, every second one starting at
     (T + 1) % 2, lies before the counted length L."""
     first = (lengths.mel_frames(samples) + 1) % 2
@@ -122,5 +125,5 @@ def gelu(x: Array) -> Array:
     return jax.nn.gelu(x.astype(jnp.float32), approximate=False).astype(x.dtype)
 
 
-def zero_after(x: Float[Array, "B T S"], length: Int[Array, " B"]) -> Float[Array, "B T S"]:
-    return jnp.where((jnp.arange(x.shape[1]) < length[:, None])[..., None], x, 0)
+def zero_outside(x: Float[Array, "B T S"], ids: Int[Array, "B T"]) -> Float[Array, "B T S"]:
+    return jnp.where((ids > 0)[..., None], x, 0)

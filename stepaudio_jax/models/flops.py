@@ -30,7 +30,7 @@ def decoder_flops(config: DecoderConfig, tokens: int, pairs: int, *, logits: int
     return float(config.num_hidden_layers * layer + head)
 
 
-def encoder_flops(config: AudioEncoderConfig, chunks: int, samples: int) -> float:
+def encoder_flops(config: AudioEncoderConfig, chunks: float, samples: int) -> float:
     """One forward pass of the encoder over chunks of so many samples at 16 kHz."""
     frames, steps, state = lengths.mel_frames(samples), lengths.conv_frames(samples), config.n_audio_state
     convolutions = 2 * 3 * state * (frames * config.n_mels + steps * state)
@@ -38,7 +38,7 @@ def encoder_flops(config: AudioEncoderConfig, chunks: int, samples: int) -> floa
     return float(chunks * (convolutions + config.n_audio_layer * layer))
 
 
-def adaptor_flops(config: AudioEncoderConfig, chunks: int, samples: int) -> float:
+def adaptor_flops(config: AudioEncoderConfig, chunks: float, samples: int) -> float:
     """One forward pass of the adaptor, likewise."""
     state, middle = config.n_audio_state, config.adapter_state
     rows = lengths.adaptor_frames(samples)

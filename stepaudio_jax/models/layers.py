@@ -92,8 +92,19 @@ def whole(variable: nnx.Variable) -> Array:
     return gather_param(value, variable.get_metadata("logical_axes")[-value.ndim :])
 
 
+class Lora(nnx.Module):
+    """scale · (x · a) · b, the adapter of a `Linear`; models/lora.py makes it. a [in, rank], b [rank, out]."""
+
+    def __init__(self, a: nnx.Param, b: nnx.Param, scale: float):
+        self.a, self.b, self.scale = a, b, scale
+
+    def __call__(self, x: Float[Array, "... I"], preferred_element_type=None) -> Float[Array, "... O"]:
+        narrow = matmul(x, whole(self.a).astype(x.dtype)) * self.scale
+        return matmul(narrow, whole(self.b).astype(x.dtype), preferred_element_type=preferred_element_type)
+
+
 class Linear(nnx.Module):
-    """y = x · kernel + bias, kernel [in, out], or [out, in] after `store_output_major`.
+    """y = x · kernel + bias, kernel [in, out], or [out, in] after `store_output_major`; plus `lora`, where it has one.
 
     Where the inputs are split over shards ("heads", "mlp"), so are the kernel's rows, and the partial results are
     added up.
@@ -103,15 +114,15 @@ class Linear(nnx.Module):
         self.kernel = param(rngs, fan_in(layers), shape, axes, layers, dtype)
         self.bias = param(rngs, zeros, shape[1:], axes[1:], layers, dtype) if bias else None
         self.input_axis, self.output_major = axes[0], False
+        self.lora: Lora | None = nnx.data(None)
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        kernel = whole(self.kernel)
-        if self.bias is None:
-            return sum_over(matmul(x, kernel, output_major=self.output_major), self.input_axis)
-        # The product is rounded once, after the bias.
-        y = matmul(x, kernel, output_major=self.output_major, preferred_element_type=jnp.float32)
+        wide = None if self.bias is None else jnp.float32  # the product is rounded once, after the bias
+        y = matmul(x, whole(self.kernel), output_major=self.output_major, preferred_element_type=wide)
+        if self.lora is not None:
+            y = y + self.lora(x, preferred_element_type=wide)  # of split inputs a partial result, as y is
         y = sum_over(y, self.input_axis)
-        return (y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+        return y if self.bias is None else (y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
 
     def store_output_major(self) -> None:
         """Stores the kernel as [out, in], in which XLA:CPU reads it fastest when x has few rows."""

@@ -3,7 +3,8 @@
     samples ─ log-mel ─ encoder (25 Hz) ─ adaptor (12.5 Hz) ─┐ audio_slots
     tokens ─ embedding ──────────────────────────────────────┴─ decoder ─ logits
 
-Shapes: B batch, T tokens, X chunks in the batch, W samples of the chunk bucket, A adaptor rows, E hidden_size.
+Shapes: B batch, T tokens, X rows of sound in the batch, W samples of such a row, U its units of 80 ms, A adaptor rows
+(U where a row holds several chunks), E hidden_size.
 """
 
 from __future__ import annotations
@@ -20,33 +21,25 @@ from stepaudio_jax.models.adaptor import Adaptor
 from stepaudio_jax.models.decoder import Decoder
 from stepaudio_jax.models.encoder import AudioEncoder
 from stepaudio_jax.models.layers import AnyArray
-from stepaudio_jax.parallel.collectives import join, shard_of
+from stepaudio_jax.parallel.collectives import join
 
 
 class AudioInput(NamedTuple):
-    """The sound of a batch: its chunks, and where each feature goes.
+    """The sound of a batch: rows of chunks (audio/rows.py), and where each feature goes.
 
     Attributes:
-      samples: [X, W] float32 at 16 kHz, each chunk padded to the bucket.
-      lengths: [X] samples of each chunk; 0 for an empty place.
-      slots: [B, T] for each token the row of the chunks' features, counted over all chunks ([X · A] rows), that
-        takes its place, or −1 for a token of text. Where rows and chunks are split over shards, a row's chunks are
-        among the same share of the chunks as the row of the rows (data.collate's `shards`).
+      samples: [X, W] float32 at 16 kHz, W = 1280 · U.
+      sizes: [X, U] for each unit of 80 ms the samples of the chunk it belongs to, or 0.
+      offsets: [X, U] its number within the chunk; or None where every row has one chunk, of `sizes` [X] samples.
+      slots: [B, T] for each token the unit, counted over all rows ([X · A]), whose feature takes its place, or −1 for a
+        token of text. Where batch and sound are split over shards, the sound of a batch's row lies in the same share of
+        the rows of sound (data.collate's `shards`), over which alone its units are counted.
     """
 
     samples: Float[AnyArray, "X W"]
-    lengths: Int[AnyArray, " X"]
+    sizes: Int[AnyArray, "X ..."]
+    offsets: Int[AnyArray, "X U"] | None
     slots: Int[AnyArray, "B T"]
-
-
-def _of_own_rows(features: Float[Array, "X A E"], slots: Int[AnyArray, "B T"]) -> tuple[Array, Int[AnyArray, "B T"]]:
-    """The features that a shard's rows may hear, and their slots counted from its first.
-
-    The shards of one share of the rows (along context and tensor) have each encoded some of that share's chunks.
-    """
-    features = join(features, "chunks", axis=0, keep="batch")
-    shard, shards = shard_of("batch")
-    return features, slots if shards == 1 else slots - shard * features.shape[0] * features.shape[1]
 
 
 class StepAudio(nnx.Module):
@@ -59,25 +52,32 @@ class StepAudio(nnx.Module):
     def encode_mel(
         self,
         mel: Float[AnyArray, "X F M"],
-        lengths: Int[AnyArray, " X"],
+        sizes: Int[AnyArray, "X ..."],
+        offsets: Int[AnyArray, "X U"] | None = None,
         *,
         length_rule: str = "hf",
         remat: str = "none",
     ) -> Float[Array, "X A E"]:
-        """Audio features at 12.5 Hz from log-mel; rows beyond a chunk's own token count are not to be read."""
-        return self.adaptor(self.encoder(mel, lengths, length_rule=length_rule, remat=remat))
+        """Audio features at 12.5 Hz from log-mel; those beyond a chunk's own token count are not to be read.
+
+        Args:
+          sizes, offsets: where the chunks lie in the rows, as the encoder takes them.
+        """
+        return self.adaptor(self.encoder(mel, sizes, offsets, length_rule=length_rule, remat=remat))
 
     def encode_audio(
         self,
         samples: Float[AnyArray, "X W"],
-        lengths: Int[AnyArray, " X"],
+        sizes: Int[AnyArray, "X ..."],
+        offsets: Int[AnyArray, "X U"] | None = None,
         *,
         length_rule: str = "hf",
         remat: str = "none",
     ) -> Float[Array, "X A E"]:
         """Audio features at 12.5 Hz from waveforms."""
-        samples, lengths = jnp.asarray(samples), jnp.asarray(lengths)
-        return self.encode_mel(log_mel(samples, lengths), lengths, length_rule=length_rule, remat=remat)
+        samples, sizes = jnp.asarray(samples), jnp.asarray(sizes)
+        mel = log_mel(samples, sizes, offsets)
+        return self.encode_mel(mel, sizes, offsets, length_rule=length_rule, remat=remat)
 
     def embed(
         self, tokens: Int[AnyArray, "B T"], features: Float[Array, "X A E"] | None, slots: Int[AnyArray, "B T"] | None
@@ -103,8 +103,9 @@ class StepAudio(nnx.Module):
         """The decoder's normed hidden states over a batch of sequences with any number of clips each."""
         features = slots = None
         if audio is not None:
-            features = self.encode_audio(audio.samples, audio.lengths, length_rule=length_rule, remat=remat)
-            features, slots = _of_own_rows(features, audio.slots)
+            features = self.encode_audio(*audio[:3], length_rule=length_rule, remat=remat)
+            # The shards of one share of the batch (along context and tensor) have each encoded some of its sound.
+            features, slots = join(features, "chunks", axis=0, keep="batch"), audio.slots
         return self.decoder(self.embed(tokens, features, slots), positions, segment_ids, remat=remat)
 
     def __call__(self, *args, **kwargs) -> Float[Array, "B T V"]:

@@ -17,42 +17,43 @@ def gather_param(x: Array, axes: Axes) -> Array:
 
     One mesh axis after another, the innermost first; named "weight" for rematerialisation policies.
     """
-    rules = current()
-    if rules is None or sum(name != "layers" for name in axes) < 2:
+    if (rules := current()) is None:
         return x
-    for dim, name in enumerate(axes):
-        for mesh_axis in reversed(rules.stored(name) if name is not None else ()):
+    for dim, mesh_axes in enumerate(rules.stored_axes(axes)):
+        for mesh_axis in reversed(mesh_axes):
             x = checkpoint_name(jax.lax.all_gather(x, mesh_axis, axis=dim, tiled=True), "weight")
     return x
 
 
+def _split(name: str | None) -> tuple[str, ...]:
+    """The mesh axes over which the computation along a logical axis is split here."""
+    rules = current()
+    return rules.split(name) if rules is not None and name is not None else ()
+
+
 def sum_over(x: Any, name: str | None) -> Any:
     """The sum of the shards' partial results, after a contraction along a split axis."""
-    rules = current()
-    axes = rules.split(name) if rules is not None and name is not None else ()
+    axes = _split(name)
     return jax.lax.psum(x, axes) if axes else x
 
 
 def max_over(x: Array, name: str) -> Array:
-    rules = current()
-    axes = rules.split(name) if rules is not None else ()
+    axes = _split(name)
     return jax.lax.pmax(x, axes) if axes else x
 
 
 def join(x: Array, name: str, axis: int, *, keep: str | None = None) -> Array:
     """The whole of an array that is split along a logical axis, or, with `keep`, the share of it that goes with a
     shard's part of another one, over whose mesh axes both are split first."""
-    rules = current()
-    axes = rules.split(name) if rules is not None else ()
-    if rules is not None and keep is not None:
-        axes = tuple(mesh_axis for mesh_axis in axes if mesh_axis not in rules.split(keep))
+    axes = _split(name)
+    if keep is not None:
+        axes = tuple(mesh_axis for mesh_axis in axes if mesh_axis not in _split(keep))
     return jax.lax.all_gather(x, axes, axis=axis, tiled=True) if axes else x
 
 
 def shard_of(name: str) -> tuple[Int[Array, ""] | int, int]:
     """Which part of a split axis this shard holds, and of how many."""
-    rules = current()
-    axes = rules.split(name) if rules is not None else ()
+    axes = _split(name)
     if not axes:
         return 0, 1
     return jax.lax.axis_index(axes), jax.lax.axis_size(axes)
@@ -60,8 +61,7 @@ def shard_of(name: str) -> tuple[Int[Array, ""] | int, int]:
 
 def split_over(name: str) -> str | None:
     """The mesh axis along which a logical axis is split, if any."""
-    rules = current()
-    axes = rules.split(name) if rules is not None else ()
+    axes = _split(name)
     return axes[0] if axes else None
 
 

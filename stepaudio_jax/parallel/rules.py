@@ -27,6 +27,11 @@ from stepaudio_jax.parallel.mesh import in_phases
 Axes = tuple[str | None, ...]
 
 
+def _is_axes(leaf: Any) -> bool:
+    """Whether a node of a tree is one array's axes; a named tuple or a tuple of tuples holds those of several."""
+    return type(leaf) is tuple and all(name is None or isinstance(name, str) for name in leaf)
+
+
 class ShardingError(ValueError):
     """Sizes that do not divide over the mesh; the message names both and what would."""
 
@@ -46,6 +51,7 @@ _ACTIVATIONS = {
     "kv_heads": Rule(split=("tensor",)),
     "mlp": Rule(split=("tensor",)),
     "vocab": Rule(split=("tensor",)),
+    "lora_rank": Rule(),
 }
 _ENCODER = {
     "audio_embed": Rule(stored=("fsdp", "fsdp_minor", "context", "tensor")),
@@ -112,21 +118,27 @@ class ShardingRules:
         """All mesh axes of more than one device."""
         return self._wide(self.mesh.axis_names)
 
-    def spec(self, axes: Axes) -> PartitionSpec:
-        """Where an array with these logical axes lies.
+    def stored_axes(self, axes: Axes) -> list[tuple[str, ...]]:
+        """Of each dimension of a parameter, the mesh axes over which it is stored in parts.
 
-        Vectors are not stored in parts: gathering one would cost a message for a few kilobytes.
+        Vectors are not: gathering one would cost a message for a few kilobytes.
         """
-        matrix = sum(name != "layers" for name in axes) > 1
-        parts = [() if name is None else self.split(name) + (self.stored(name) if matrix else ()) for name in axes]
+        vector = sum(name != "layers" for name in axes) < 2
+        return [() if vector or name is None else self.stored(name) for name in axes]
+
+    def spec(self, axes: Axes) -> PartitionSpec:
+        """Where an array with these logical axes lies."""
+        split = [() if name is None else self.split(name) for name in axes]
+        parts = [own + kept for own, kept in zip(split, self.stored_axes(axes), strict=True)]
         return PartitionSpec(*(part[0] if len(part) == 1 else part or None for part in parts))
 
     def sharding(self, axes: Axes) -> NamedSharding:
         return NamedSharding(self.mesh, self.spec(axes))
 
     def specs(self, logical_axes: Any) -> Any:
-        """The specs of a tree whose leaves are tuples of logical axis names."""
-        return jax.tree.map(self.spec, logical_axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+        """The specs of a tree whose leaves are tuples of logical axis names; an empty one is an array that is whole
+        everywhere."""
+        return jax.tree.map(self.spec, logical_axes, is_leaf=_is_axes)
 
     def shardings(self, specs: Any) -> Any:
         """The shardings of a tree of specs."""
@@ -144,23 +156,22 @@ class ShardingRules:
           ShardingError: naming the size, the mesh axes and the nearest size or mesh that fits.
         """
         decoder = config.decoder
-        units = [  # what is split, and of how many elements each is
-            ("heads", "num_attention_heads", decoder.num_attention_heads, decoder.head_dim),
-            ("kv_heads", "num_key_value_heads", decoder.num_key_value_heads, decoder.head_dim),
-            ("mlp", "intermediate_size", decoder.intermediate_size, 1),
-            ("vocab", "vocab_size", decoder.vocab_size, 1),
-            ("embed", "hidden_size", decoder.hidden_size, 1),
+        counts = [
+            ("heads", "num_attention_heads", decoder.num_attention_heads),
+            ("kv_heads", "num_key_value_heads", decoder.num_key_value_heads),
+            ("mlp", "intermediate_size", decoder.intermediate_size),
+            ("vocab", "vocab_size", decoder.vocab_size),
+            ("embed", "hidden_size", decoder.hidden_size),
         ]
         if config.audio_encoder_config is not None:
-            units.append(("audio_embed", "n_audio_state", config.audio.n_audio_state, 1))
-        for name, label, count, elements in units:
-            split, axes = self.split(name), self.split(name) + self.stored(name)
-            for parts, size in ((split, count), (axes, count * elements)):
-                if size % self.size(parts):
-                    fits = max(d for d in range(1, self.size(parts) + 1) if size % d == 0)
-                    raise ShardingError(
-                        f"{label} {count} does not divide over {self._written(parts)}; the most that fits is {fits}"
-                    )
+            counts.append(("audio_embed", "n_audio_state", config.audio.n_audio_state))
+        for name, label, count in counts:
+            axes = self.split(name) + self.stored(name)
+            if count % (parts := self.size(axes)):
+                fits = max(d for d in range(1, parts + 1) if count % d == 0)
+                raise ShardingError(
+                    f"{label} {count} does not divide over {self._written(axes)}; the most that fits is {fits}"
+                )
         for name, (label, size) in sizes.items():
             axes = self.split(name)
             if size % (parts := self.size(axes)):

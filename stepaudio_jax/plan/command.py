@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +17,8 @@ from stepaudio_jax.parallel.chips import GIB, parse_topology
 from stepaudio_jax.plan.offers import Offer, compare, read_prices
 from stepaudio_jax.plan.plan import SPARE, Plan, PlanError, plan_config
 from stepaudio_jax.plan.search import Found, fit
+
+T = TypeVar("T")
 
 
 def define(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +35,20 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 
 def run(config_path: str, overrides: Sequence[str], args: argparse.Namespace) -> int:
-    """Returns 0, or 1 where a program does not fit."""
+    """Returns 0, or 1 where a program does not fit. At ctrl-C the process ends, with 130."""
+    with open(os.dup(2), "w") as terminal:  # a place of our own beside stderr, which `quiet` takes from the compiler
+        errors = Console(file=terminal)
+        try:
+            return _run(config_path, overrides, args, errors)
+        except KeyboardInterrupt:
+            errors.print("stepaudio plan: interrupted")
+            os._exit(130)  # without waiting for the compiler
+
+
+def _run(config_path: str, overrides: Sequence[str], args: argparse.Namespace, errors: Console) -> int:
     from stepaudio_jax.training import read_config
 
-    console, errors = Console(highlight=False), Console(stderr=True)
+    console = Console(highlight=False)
     prices = read_prices(args.price)
     config = read_config(config_path, overrides)
     name = args.topology or config.get("topology", "cpu")
@@ -40,7 +56,7 @@ def run(config_path: str, overrides: Sequence[str], args: argparse.Namespace) ->
     if args.compare:
         topologies = [parse_topology(text, args.slices) for text in args.compare]
         with errors.status(f"compiling for {', '.join(map(str, topologies))}"):
-            offers = compare(config, topologies, args.tokens, prices)
+            offers = interruptible(lambda: compare(config, topologies, args.tokens, prices))
         if args.json:
             print(json.dumps([{"plan": o.plan.to_json(), "hours": o.hours, "chip_hours": o.chip_hours,
                                "dollars": o.dollars} for o in offers]))  # fmt: skip
@@ -53,7 +69,11 @@ def run(config_path: str, overrides: Sequence[str], args: argparse.Namespace) ->
         if topology.chip is None:
             raise PlanError("--fit: a CPU has no limit to fit into; give a TPU topology")
         with errors.status("searching") as status:
-            found = fit(config, topology, tries=args.tries, progress=lambda text: status.update(f"compiling {text}"))
+            found = interruptible(
+                lambda: fit(
+                    config, topology, tries=args.tries, progress=lambda text: status.update(f"compiling {text}")
+                )
+            )
         if args.json:
             print(json.dumps({"settings": found.settings, "plans": [p.to_json() for p in found.best or []],
                               "tried": [[label, p.to_json()] for label, p in found.tried]}))  # fmt: skip
@@ -64,13 +84,30 @@ def run(config_path: str, overrides: Sequence[str], args: argparse.Namespace) ->
         return 0 if found.best else 1
 
     with errors.status(f"compiling for {topology}"):
-        plans = plan_config(config, topology, only=args.program)
+        plans = interruptible(lambda: plan_config(config, topology, only=args.program))
     if args.json:
         print(json.dumps({"plans": [plan.to_json() for plan in plans]}))
     else:
         for plan in plans:
             console.print(report(plan))
     return 1 if any(plan.fits is False for plan in plans) else 0
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """What `work()` gives, or KeyboardInterrupt at once while it goes on.
+
+    The compiler heeds no signal for minutes. So it works in a thread beside the one that Python tells of signals.
+    """
+    result: Future[T] = Future()
+
+    def run():
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result.result()
 
 
 def gib(size: float) -> str:

@@ -21,10 +21,12 @@ from jax.sharding import Mesh
 
 from stepaudio_jax.parallel import Program, make_mesh
 from stepaudio_jax.parallel.chips import GIB, Topology
+from stepaudio_jax.plan import hlo_costs
 from stepaudio_jax.plan.devices import devices, quiet
-from stepaudio_jax.plan.hlo import Collective, Hlo
+from stepaudio_jax.plan.hlo import Hlo
+from stepaudio_jax.plan.hlo_collectives import Collective, collectives
 
-STAGES = {"supervised": "stepaudio_jax.training.supervised", "serve": "stepaudio_jax.inference.stage"}
+STAGES = {"supervised": "stepaudio_jax.training.stage", "serve": "stepaudio_jax.inference.stage"}
 """Stages by the name a config gives itself; each module has `programs(config, mesh)`."""
 
 SPARE = 0.05
@@ -171,14 +173,16 @@ def plan_program(name: str, program: Program, mesh: Mesh, topology: Topology) ->
     temporaries = memory.temp_size_in_bytes
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + temporaries
     hlo = Hlo(compiled.as_text())
-    activations = min(hlo.stacked["forward"], temporaries) if hlo.stacked["backward"] else 0.0
-    found = hlo.collectives(inner.shape)
+    stacked = hlo_costs.stacked(hlo)
+    activations = min(stacked["forward"], temporaries) if stacked["backward"] else 0.0
+    found = collectives(hlo, inner.shape)
     by_kind: dict[str, float] = {}
     for one in found:
         key = f"{one.kind} over {'+'.join(one.axes) or 'nothing'}"
         by_kind[key] = by_kind.get(key, 0.0) + one.bytes * one.times
-    compiled_flops = hlo.flops * mesh.size
-    scores = sum(flops for kernel, (_, flops) in hlo.kernels.items() if kernel.endswith("backward")) / 5 * mesh.size
+    compiled_flops = hlo_costs.flops(hlo) * mesh.size
+    kernels = hlo_costs.kernels(hlo).items()
+    scores = sum(flops for kernel, (_, flops) in kernels if kernel.endswith("backward")) / 5 * mesh.size
     return Plan(
         **common,
         activations=activations,
@@ -189,18 +193,19 @@ def plan_program(name: str, program: Program, mesh: Mesh, topology: Topology) ->
         recompute=(compiled_flops - scores - program.repeated_flops) / program.flops if program.flops else 0.0,
         collectives={key: moved for key, moved in sorted(by_kind.items(), key=lambda item: -item[1]) if moved >= 1e5},
         in_loops=sorted({_describe(one) for one in found if one.loop and one.bytes >= 1e5}),
-        floors=_floors(hlo, found, topology),
+        floors=_floors(compiled_flops / mesh.size, hlo_costs.memory_traffic(hlo), found, topology),
     )
 
 
-def _floors(hlo: Hlo, collectives: list[Collective], topology: Topology) -> dict[str, float]:
+def _floors(flops: float, traffic: float, collectives: list[Collective], topology: Topology) -> dict[str, float]:
+    """Seconds that each resource alone takes, from what one device computes, moves to and from memory and receives."""
     if (chip := topology.chip) is None:
         return {}
     across = [c for c in collectives if topology.slices > 1 and "data" in c.axes]
     within = [c for c in collectives if c not in across]
     floors = {
-        "arithmetic": hlo.flops / (chip.flops / chip.devices),
-        "memory": hlo.memory_traffic / (chip.hbm / chip.devices),
+        "arithmetic": flops / (chip.flops / chip.devices),
+        "memory": traffic / (chip.hbm / chip.devices),
         "interconnect": sum(c.bytes * c.times for c in within) / (chip.ici / chip.devices),
     }
     if topology.slices > 1:

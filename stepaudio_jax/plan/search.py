@@ -99,8 +99,7 @@ def candidates(config: Any, topology: Topology) -> Iterator[dict[str, Any]]:
                 less["data.batch_size" if in_data else "batch_size"] = rows // fewer
             if shorter > 1:
                 length, samples = max(config.data.buckets)
-                less["data.buckets"] = ((length // shorter, samples),)
-                less["data.chunks_per_row"] = -(-config.data.chunks_per_row // shorter)
+                less["data.buckets"] = ((length // shorter, samples // shorter),)
             knobs = itertools.product(
                 _meshes(topology),
                 REMAT_COST if "remat" in config else (None,),

@@ -1,8 +1,10 @@
 """Supervised training: losses, optimizer, step, trainer."""
 
 from stepaudio_jax.training.configs import read_config
+from stepaudio_jax.training.loop import train
 from stepaudio_jax.training.losses import next_tokens, token_scores
 from stepaudio_jax.training.optimizer import make_optimizer
+from stepaudio_jax.training.stage import init_model
 from stepaudio_jax.training.step import (
     StepOptions,
     TrainState,
@@ -12,7 +14,6 @@ from stepaudio_jax.training.step import (
     split_model,
     state_specs,
 )
-from stepaudio_jax.training.supervised import init_model, train
 
 __all__ = [
     "StepOptions",

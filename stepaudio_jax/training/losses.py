@@ -17,9 +17,11 @@ from stepaudio_jax.parallel.collectives import gather_param, max_over, shard_of,
 
 
 class TokenScores(NamedTuple):
-    """Of each token: its log-probability (nats), and whether none is likelier."""
+    """Of each token: its log-probability (nats), the logarithm of the softmax's denominator there, and whether none is
+    likelier."""
 
     log_probs: Float[Array, "B T"]
+    log_z: Float[Array, "B T"]
     top: Bool[Array, "B T"]
 
 
@@ -66,8 +68,8 @@ def token_scores(
     highest, total, target = carry
     best = max_over(highest, "vocab")
     total, target = sum_over((total * jnp.exp(highest - best), target), "vocab")
-    log_probs = target - best - jnp.log(total)
-    return TokenScores(log_probs.reshape(targets.shape), (target >= best).reshape(targets.shape))
+    log_z = best + jnp.log(total)
+    return TokenScores(*(x.reshape(targets.shape) for x in (target - log_z, log_z, target >= best)))
 
 
 def next_tokens(

@@ -8,6 +8,7 @@ import grain
 import numpy as np
 
 from stepaudio_jax import miniature
+from stepaudio_jax.audio.rows import UNIT_SAMPLES
 from stepaudio_jax.data import Batch, Example, collate, encode
 from stepaudio_jax.text import Tokenizer
 from stepaudio_jax.training.configs import Config
@@ -46,7 +47,7 @@ def _group(config: Config, tokenizer: Tokenizer, seed: int, index: int, shards: 
             if config.silent_share and rng.random() < config.silent_share:
                 question = miniature.silenced(question, background=bool(rng.random() < 0.5))
         examples.append(encode(question.conversation, tokenizer))
-    order = sorted(range(len(examples)), key=lambda i: (examples[i].num_tokens, examples[i].longest_chunk))
+    order = sorted(range(len(examples)), key=lambda i: (examples[i].num_tokens, examples[i].sound_units))
     batches = [
         _batch([examples[i] for i in order[at : at + config.batch_size]], config, shards)
         for at in range(0, len(order), config.batch_size)
@@ -57,14 +58,14 @@ def _group(config: Config, tokenizer: Tokenizer, seed: int, index: int, shards: 
 
 def _batch(examples: list[Example], config: Config, shards: int) -> Batch:
     length = max(example.num_tokens for example in examples)
-    samples = max(example.longest_chunk for example in examples)
+    samples = max(example.sound_units for example in examples) * UNIT_SAMPLES
     for bucket_length, bucket_samples in config.buckets:
         if length <= bucket_length and samples <= bucket_samples:
             return collate(
-                examples,
+                [[example] for example in examples],
                 length=bucket_length,
-                num_chunks=config.batch_size,
-                chunk_samples=bucket_samples,
+                sound_rows=config.batch_size,
+                sound_samples=bucket_samples,
                 shards=shards,
             )
     raise ValueError(f"buckets: none of {config.buckets} holds {length} tokens and {samples} samples")

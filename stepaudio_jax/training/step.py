@@ -1,4 +1,4 @@
-"""Train state and the supervised step: a pure function of (state, batch) that the loop jits.
+"""Train state and the train step: a pure function of (state, batch) that the loop jits.
 
 The same step runs on one CPU and on a pod. Over a mesh, forward and backward are one `jax.shard_map`: every shard
 computes with its own rows, tokens and heads, and the only collectives are those that `parallel/rules.py` implies. The
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
@@ -22,14 +23,16 @@ from stepaudio_jax.data import Batch
 from stepaudio_jax.kernels import stripe
 from stepaudio_jax.models import AudioInput, StepAudio
 from stepaudio_jax.models.layers import logical_axes, unstack
+from stepaudio_jax.models.lora import MODULES, is_lora
 from stepaudio_jax.parallel import ShardingRules
-from stepaudio_jax.parallel.collectives import sum_over, varying
+from stepaudio_jax.parallel.collectives import varying
 from stepaudio_jax.parallel.rules import inside
-from stepaudio_jax.training.losses import next_tokens, token_scores
+from stepaudio_jax.training.losses import TokenScores, next_tokens, token_scores
+from stepaudio_jax.training.objectives import NextToken, Objective
 
 Metrics = dict[str, Array]
 
-MODULES = ("encoder", "adaptor", "decoder")
+TRAINABLE = (*MODULES, "lora")
 
 
 class TrainState(NamedTuple):
@@ -54,6 +57,7 @@ class StepOptions:
       vocab_chunks: how many chunks the vocabulary's logits are computed in.
       microbatches: how many batches, stacked along a leading axis of every array, make one optimizer step.
       length_rule: which frames count as audio, "hf" or "vllm".
+      objective: what is minimised.
 
     Raises:
       ValueError: remat without scanned layers.
@@ -65,6 +69,7 @@ class StepOptions:
     vocab_chunks: int = 1
     microbatches: int = 1
     length_rule: str = "hf"
+    objective: Objective = dataclasses.field(default_factory=NextToken)
 
     def __post_init__(self):
         if not self.scan_layers and self.remat != "none":
@@ -72,17 +77,26 @@ class StepOptions:
 
 
 def split_model(model: StepAudio, trainable: Sequence[str] = MODULES) -> tuple[nnx.GraphDef, Any, Any]:
-    """The static graph, the parameters of the modules to train, and those of the others.
+    """The static graph, the parameters to train, and the others.
+
+    Args:
+      trainable: modules, and "lora" for the adapters of whatever module.
 
     Raises:
-      ValueError: a name that is no module.
+      ValueError: a name that is neither, or "lora" for a model without adapters.
     """
-    if unknown := [name for name in trainable if name not in MODULES] or (not trainable and ["nothing"]):
-        raise ValueError(f"trainable: expected some of {', '.join(MODULES)}, found {unknown[0]}")
+    if unknown := [name for name in trainable if name not in TRAINABLE] or (not trainable and ["nothing"]):
+        raise ValueError(f"trainable: expected some of {', '.join(TRAINABLE)}, found {unknown[0]}")
     graphdef, variables = nnx.split(model, nnx.Param)
-    tree = nnx.to_pure_dict(variables)
-    params, frozen = ({k: v for k, v in tree.items() if (k in trainable) == wanted} for wanted in (True, False))
-    return graphdef, params, frozen
+    flat = flatten_dict(nnx.to_pure_dict(variables))
+    if "lora" in trainable and not any(map(is_lora, flat)):
+        raise ValueError('trainable: found "lora", but the model has no adapters; give the config a lora section')
+
+    def trains(path) -> bool:
+        return path[0] in trainable or ("lora" in trainable and is_lora(path))
+
+    params, frozen = ({k: v for k, v in flat.items() if trains(k) == wanted} for wanted in (True, False))
+    return graphdef, unflatten_dict(params), unflatten_dict(frozen)
 
 
 def init_state(
@@ -116,8 +130,10 @@ def state_specs(
     rules: ShardingRules, model: StepAudio, optimizer: optax.GradientTransformation, state: TrainState
 ) -> TrainState:
     """Where each array of a train state lies: the optimizer's moments with their parameters, scalars everywhere."""
-    specs = rules.specs(logical_axes(nnx.state(model, nnx.Param)))
-    params, frozen = ({name: specs[name] for name in tree} for tree in (state.params, state.frozen))
+    specs = flatten_dict(rules.specs(logical_axes(nnx.state(model, nnx.Param))))
+    params, frozen = (
+        unflatten_dict({path: specs[path] for path in flatten_dict(tree)}) for tree in (state.params, state.frozen)
+    )
     moments = optax.tree.map_params(
         optimizer,
         lambda _, spec: spec,
@@ -136,13 +152,14 @@ def batch_specs(rules: ShardingRules, batch: Batch, microbatches: int = 1) -> Ba
         return PartitionSpec(*((None,) if microbatches > 1 else ()), *rules.spec(axes))
 
     rows = spec("batch", "length")
-    audio = None if batch.audio is None else AudioInput(spec("chunks", None), spec("chunks"), rows)
-    return Batch(rows, rows, rows, rows, audio)
+    sound = spec("chunks", None)
+    audio = None if batch.audio is None else AudioInput(sound, sound, sound, rows)
+    return Batch(rows, rows, rows, rows, rows, audio, None if batch.reference is None else rows)
 
 
 def merge(graphdef: nnx.GraphDef, *params: Any, dtype: Any = None) -> StepAudio:
     """The model of parts of its parameters, cast to `dtype` if given."""
-    together = {name: tree for part in params for name, tree in part.items()}
+    together = unflatten_dict({path: leaf for part in params for path, leaf in flatten_dict(part).items()})
     if dtype is not None:
         together = jax.tree.map(lambda leaf: leaf.astype(dtype), together)
     return nnx.merge(graphdef, together)
@@ -156,29 +173,20 @@ def make_train_step(
     rules: ShardingRules | None = None,
     specs: TrainState | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The supervised step. Metrics: loss (nats per token), accuracy, tokens, grad_norm.
+    """The step of an objective. Metrics: loss, accuracy, what else the objective reports, tokens, grad_norm.
 
     Args:
       rules, specs: the mesh, and where the state's arrays lie in it (`state_specs`); none on a single device.
     """
+    objective = options.objective
 
-    def objective(params, frozen, batch: Batch, targets, mask, count):
+    def evaluate(params, frozen, batch: Batch, targets, mask, count):
         model = merge(graphdef, params, frozen)
         if not options.scan_layers:
             model.decoder.layers = unstack(model.decoder.layers)
             model.encoder.layers = unstack(model.encoder.layers)
-        hidden = model.hidden(
-            batch.tokens,
-            batch.positions,
-            batch.segment_ids,
-            batch.audio,
-            remat=options.remat,
-            length_rule=options.length_rule,
-        )
-        scores = token_scores(hidden, model.decoder.head, targets, chunks=options.vocab_chunks)
-        loss, hits = -jnp.where(mask, scores.log_probs, 0).sum(), (scores.top & mask).sum()
-        over_rows = [sum_over(sum_over(x, "length"), "batch") for x in (loss, hits)]
-        return over_rows[0] / count, over_rows[1] / count
+        loss, sums = objective(score(model, batch, targets, options), batch, mask)
+        return loss / count, sums
 
     def gradients(params, frozen, batch: Batch, targets, mask, count):
         """Of this shard's parts of the parameters; everything is an array of this shard."""
@@ -186,26 +194,28 @@ def make_train_step(
             shared, add_up = jax.vjp(varying, params)
             frozen = varying(frozen)
             compute = jax.tree.map(lambda leaf: leaf.astype(options.compute_dtype), shared)
-            evaluate = jax.value_and_grad(objective, has_aux=True)
+            differentiate = jax.grad(evaluate, has_aux=True)
             if options.microbatches == 1:
-                values, grads = evaluate(compute, frozen, batch, targets, mask, count)
+                grads, sums = differentiate(compute, frozen, batch, targets, mask, count)
                 grads = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grads)
             else:
 
                 def accumulate(carry, microbatch):
-                    values, grads = evaluate(compute, frozen, *microbatch, count)
-                    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), carry, (values, grads)), None
+                    new = differentiate(compute, frozen, *microbatch, count)
+                    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), carry, new), None
 
-                zeros = jnp.zeros(()), jnp.zeros(())
-                start = (zeros, jax.tree.map(jnp.zeros_like, shared))
-                (values, grads), _ = jax.lax.scan(accumulate, start, (batch, targets, mask))
-            return values, add_up(grads)[0]
+                parts = batch, targets, mask
+                one: Any = jax.tree.map(lambda x: x[0], parts)
+                sums = jax.eval_shape(lambda: evaluate(compute, frozen, *one, count)[1])
+                sums = {name: jnp.zeros(value.shape, value.dtype) for name, value in sums.items()}
+                (grads, sums), _ = jax.lax.scan(accumulate, (jax.tree.map(jnp.zeros_like, shared), sums), parts)
+            return sums, add_up(grads)[0]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = jax.tree.map(jnp.asarray, batch)
         targets, mask = next_tokens(batch.tokens, batch.loss_mask)
-        tokens = mask.sum()
-        compute = gradients
+        count, tokens = objective.count(batch, mask), mask.sum()
+        compute: Callable = gradients
         if rules is not None and specs is not None and rules.axes:
             parts = batch_specs(rules, batch, options.microbatches)
             if (shards := rules.size(rules.split("length"))) > 1:
@@ -214,27 +224,36 @@ def make_train_step(
                 gradients,
                 mesh=rules.mesh,
                 in_specs=(specs.params, specs.frozen, parts, parts.tokens, parts.tokens, PartitionSpec()),
-                out_specs=((PartitionSpec(), PartitionSpec()), specs.params),
+                out_specs=(PartitionSpec(), specs.params),
             )
-        (loss, accuracy), grads = compute(
-            state.params, state.frozen, batch, targets, mask, jnp.maximum(tokens, 1).astype(jnp.float32)
-        )
+        sums, grads = compute(state.params, state.frozen, batch, targets, mask, count)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "accuracy": accuracy, "tokens": tokens, "grad_norm": optax.tree.norm(grads)}
+        metrics = objective.metrics(sums, count) | {"tokens": tokens, "grad_norm": optax.tree.norm(grads)}
         return TrainState(params, state.frozen, opt_state, state.step + 1), metrics
 
     return step
 
 
-def _striped(batch: Batch, targets, mask, shards: int):
+def score(model: StepAudio, batch: Batch, targets: Int[Array, "B T"], options: StepOptions) -> TokenScores:
+    """What a model says of each token of a batch."""
+    hidden = model.hidden(
+        batch.tokens,
+        batch.positions,
+        batch.segment_ids,
+        batch.audio,
+        remat=options.remat,
+        length_rule=options.length_rule,
+    )
+    return token_scores(hidden, model.decoder.head, targets, chunks=options.vocab_chunks)
+
+
+def _striped(batch: Batch, targets: Array, mask: Array, shards: int) -> tuple[Batch, Array, Array]:
     """A batch whose rows are dealt out for a ring: token t to shard t % shards."""
-    if shards == 1:
-        return batch, targets, mask
 
     def deal(x):
         return stripe(x, shards, axis=x.ndim - 1)
 
     audio = None if batch.audio is None else batch.audio._replace(slots=deal(batch.audio.slots))
-    rows = {name: deal(getattr(batch, name)) for name in ("tokens", "positions", "segment_ids", "loss_mask")}
-    return batch._replace(audio=audio, **rows), deal(targets), deal(mask)
+    dealt = jax.tree.map(deal, batch._replace(audio=None))
+    return dealt._replace(audio=audio), deal(targets), deal(mask)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import shutil
 import struct
 import sys
@@ -297,7 +298,10 @@ def pretend(folder, monkeypatch, body: str):
     """Puts an `ffmpeg` on the PATH that runs these lines of Python."""
     program = folder / "bin" / "ffmpeg"
     program.parent.mkdir()
-    program.write_text(f"#!{sys.executable}\nimport sys, time\n{body}\n")
+    script = program.with_suffix(".py")
+    script.write_text(f"import sys, time\n{body}\n")
+    # Not "#!python": such a line ends at the first space of the interpreter's path.
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(script))} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 

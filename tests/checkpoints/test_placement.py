@@ -1,8 +1,6 @@
 """Restored onto any mesh with the same values, each process reading about its share."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from checkpoints_convert.from_hf import from_hf
 from checkpoints_convert.synth import synth
 from stepaudio_jax import checkpoints
-from tests import small
+from tests import processes, small
 
 RULES = {"embed": "fsdp", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
 
@@ -79,17 +77,7 @@ def test_each_process_reads_its_share(tmp_path):
             "audio_encoder_config.n_audio_state=64", "audio_encoder_config.n_audio_head=4"]  # fmt: skip
     synth(tmp_path / "hf", overrides=wide, dtype="f32")
     from_hf(str(tmp_path / "hf"), tmp_path / "ours")
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", PROGRAM]
-    processes = [
-        subprocess.Popen([*command, str(i), str(port), str(tmp_path / "ours")], stdout=subprocess.PIPE, text=True)
-        for i in range(2)
-    ]
-    found = [json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in processes]
+    found = [json.loads(printed.splitlines()[-1]) for printed in processes.run(PROGRAM, tmp_path / "ours")]
     model, _ = checkpoints.load(tmp_path / "ours")
     state = [leaf[...] for _, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))]
     expected = sum(float(np.abs(np.asarray(a)).sum(dtype=np.float64)) for a in state)

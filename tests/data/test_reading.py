@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from stepaudio_jax.data import formats
 from stepaudio_jax.data.reading import count, read, read_range
-from stepaudio_jax.data.samples import RecordError
+from stepaudio_jax.data.samples import RecordError, Sample
 from stepaudio_jax.data.sounds import Sounds
+from stepaudio_jax.data.stored import COLUMNS, encode_sample
+from stepaudio_jax.text import Audio, Conversation, assistant, human
 from tests.data import records
-from tests.data.records import CLIP, tone
+from tests.data.records import CLIP, same, tone
 
 ROWS = [{"id": i, "text": "né 二" * i, "list": [{"a": i}], "none": None} for i in range(10)]
 
@@ -141,6 +143,32 @@ def test_a_parquet_row_of_hugging_face_has_its_sound_in_it(tmp_path):
     ((where, record),) = read([path])
     clip = formats.parse(record, Sounds(()), where).conversation.audio[0]
     assert np.array_equal(clip.samples, tone()) and clip.name == CLIP
+
+
+def test_stored_samples_come_whole(tmp_path):
+    """In a lone shard between JSON, and in a folder as `stepaudio data build` leaves it."""
+    whole = encode_sample(sample := Sample(Conversation((human(Audio(tone())), assistant("Two.")))))
+    length = int.from_bytes(whole[:8], "little")  # of the header, which spaces may pad: here to begin like JSON does
+    padded = length + (ord("{") - length) % 256
+    like_json = padded.to_bytes(8, "little") + whole[8 : 8 + length].ljust(padded) + whole[8 + length :]
+    broken = whole[:-100]
+    path = write(tmp_path / "set.arrayrecord", [{"a": 1}, whole, like_json, broken])
+    (_, record), *stored, (where, bad) = read([path])
+    assert record == {"a": 1} and isinstance(bad, RecordError) and str(bad).startswith(f"{where}: ")
+    for where, found in stored:
+        assert isinstance(found, Sample) and same(found.conversation, sample.conversation)
+        assert formats.parse(found, Sounds(()), where) is found
+
+    folder = tmp_path / "stored"
+    folder.mkdir()
+    records.write_array_record(folder / "records-00000-of-00001.arrayrecord", [whole, broken])
+    for name, dtype in COLUMNS.items():
+        np.save(folder / f"{name}.npy", np.ones(2, dtype))
+    shards = [{"name": "records-00000-of-00001.arrayrecord", "records": 2}]
+    (folder / "dataset.json").write_text(json.dumps({"version": 1, "records": 2, "shards": shards}))
+    (where, found), (other, bad) = read([folder])
+    assert isinstance(found, Sample) and same(found.conversation, sample.conversation)
+    assert (where, other) == (f"{folder}:0", f"{folder}:1") and str(bad).startswith(f"{other}: ")
 
 
 # Prepared by TensorFlow Datasets.

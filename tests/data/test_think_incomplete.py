@@ -64,7 +64,8 @@ def test_seeds_and_copies_differ(seed, other):
 
 MARKDOWN = [
     "# Title\nText", "First:\n- one\n- two", "* one", "1. one\n2. two", "2) two", "It is **loud**.", "Say `x`.",
-    "```\ncode\n```", "See [this](http://a).", "| a | b |", "> quoted", "Then\n\n---\n\nmore", r"So \(x\).", "An *odd* one.",
+    "```\ncode\n```", "See [this](http://a).", "| a | b |", "> quoted", "Then\n\n---\n\nmore",
+    r"So \(x\).", "An *odd* one.",
 ]  # fmt: skip
 PLAIN = [
     "It is a piano.", "In 2019. Then 3 - 4 people sang, 2 * 3 = 6.", "A well-known tune (No. 5), #1 in the charts.",

@@ -39,7 +39,7 @@ def _logits():
 def next_log_probs(conversation: Conversation, written: list[int], temperature: float = 1.0, **options) -> np.ndarray:
     """log softmax over the tokenizer's entries of the token after prompt and `written`, by one whole forward pass."""
     example = encode(conversation, small.tokenizer(), generate=True, **options)
-    data = collate([example], length=192, num_chunks=2, chunk_samples=32000)
+    data = collate([[example]], length=192, sound_rows=2, sound_samples=33_280)
     size = example.num_tokens
     data.tokens[0, size : size + len(written)] = written
     data.segment_ids[0, : size + len(written)] = 1

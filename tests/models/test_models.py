@@ -49,12 +49,12 @@ def test_released_names_go_both_ways():
         hf_names.load_state(other, tensors)
 
 
-def batch(clips, length=96, width=32000):
+def batch(clips, length=96, width=33_280):
     examples = [
         encode(Conversation((human(*[Audio(c) for c in row], "What is it?"),)), small.tokenizer(), generate=True)
         for row in clips
     ]
-    return collate(examples, length=length, num_chunks=sum(map(len, clips)), chunk_samples=width)
+    return collate([[x] for x in examples], length=length, sound_rows=sum(map(len, clips)), sound_samples=width)
 
 
 def logits(model, data):

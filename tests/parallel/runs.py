@@ -19,19 +19,20 @@ ROWS = 8
 
 
 def batch(shards: int, seed: int = 0) -> Batch:
-    """Eight rows, some with two clips, some with none."""
+    """Eight rows, each a question about one clip."""
     tokenizer, examples = small.tokenizer(), []
     for row in range(ROWS):
         question = miniature.make_question(np.random.default_rng((seed, row)), max_events=2)
         examples.append(encode(question.conversation, tokenizer))
-    return collate(examples, length=320, num_chunks=2 * ROWS, chunk_samples=64_000, shards=shards)
+    return collate([[x] for x in examples], length=320, sound_rows=2 * ROWS, sound_samples=65_280, shards=shards)
 
 
-def train_step(mesh, **options):
-    """Gradients (float32, on the host) and metrics of one step of a small model on a mesh."""
-    model, optimizer = small.model(scale=1.0), optax.sgd(1.0)
+def train_step(mesh, *, lora=None, **options):
+    """Gradients (float32, on the host) and metrics of one step of a small model on a mesh; with `lora` of adapters."""
+    model, optimizer = small.adapted(lora, scale=1.0) if lora else small.model(scale=1.0), optax.sgd(1.0)
     rules = ShardingRules(mesh, "train")
-    graphdef, state = training.init_state(model, optimizer)
+    trainable = ("lora",) if lora else training.step.MODULES
+    graphdef, state = training.init_state(model, optimizer, trainable=trainable)
     specs = training.state_specs(rules, model, optimizer, state)
     microbatches = options.get("microbatches", 1)
     shards = rules.size(rules.split("batch"))

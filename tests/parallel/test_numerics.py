@@ -2,16 +2,15 @@
 
 import functools
 import json
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import optax
 import pytest
 
+from stepaudio_jax.models.lora import DECODER_MATRICES, MODULES, LoraConfig
 from stepaudio_jax.parallel import make_mesh, mesh
+from tests import processes
 from tests.parallel import runs
 
 MESHES = [
@@ -53,6 +52,16 @@ def test_microbatches():
     one, many = (
         runs.train_step(made, microbatches=2) for made in (make_mesh({}, jax.devices()[:1]), make_mesh(MESHES[2]))
     )
+    same_step(many, one)
+
+
+ADAPTERS = LoraConfig(rank=4, targets=("query", "mlp_down", "linear2", *DECODER_MATRICES), modules=MODULES)
+
+
+def test_adapters():
+    """Beside matrices split along their columns, along their rows, and stored in parts along either."""
+    meshes = make_mesh({}, jax.devices()[:1]), make_mesh(MESHES[2])
+    one, many = (runs.train_step(made, lora=ADAPTERS) for made in meshes)
     same_step(many, one)
 
 
@@ -111,12 +120,7 @@ if number == 0:
 
 def test_two_processes(tmp_path):
     """Two controllers of two devices each, over gloo, every process a slice."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", PROGRAM]
-    processes = [subprocess.Popen([*command, str(i), str(port), str(tmp_path / "out.npz")]) for i in range(2)]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    processes.run(PROGRAM, tmp_path / "out.npz")
     with np.load(tmp_path / "out.npz") as file:
         truth, _ = single()
         keys = [jax.tree_util.keystr(key) for key, _ in jax.tree_util.tree_leaves_with_path(truth)]

@@ -139,7 +139,7 @@ def batch(prompts: Sequence[Prompt], rule: str, *, length: int, width: int, spar
         here = [starts[row, i] + np.arange(count) for i, count in enumerate(counts)]
         slots[row, :size][np.array(p.tokens) == PATCH] = np.concatenate([*here, []])
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-    return Arrays(tokens, positions, segment_ids, AudioInput(samples, sizes, slots))
+    return Arrays(tokens, positions, segment_ids, AudioInput(samples, sizes, None, slots))
 
 
 def truth_embeds(model: torch_reference.Reference, p: Prompt, rule: str):

@@ -10,7 +10,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from stepaudio_jax.parallel import make_mesh
-from stepaudio_jax.plan.hlo import Hlo, Instruction, array_bytes, convolution_flops, first_group, parse
+from stepaudio_jax.plan.hlo import Hlo, Instruction, array_bytes, parse
+from stepaudio_jax.plan.hlo_collectives import collectives, first_group
+from stepaudio_jax.plan.hlo_costs import convolution_flops, flops, kernels, memory_traffic, product_flops
 
 
 def test_products_in_nested_loops_are_counted_as_often_as_they_run():
@@ -21,13 +23,13 @@ def test_products_in_nested_loops_are_counted_as_often_as_they_run():
         return jax.lax.scan(layer, x, w)[0]
 
     w, x = jnp.zeros((7, 64, 64)), jnp.zeros((32, 64))
-    assert Hlo(jax.jit(f).lower(w, x).compile().as_text()).product_flops == 7 * 3 * 2 * 32 * 64 * 64
+    assert product_flops(Hlo(jax.jit(f).lower(w, x).compile().as_text())) == 7 * 3 * 2 * 32 * 64 * 64
 
 
 def test_a_gradient_counts_three_products():
     w, x = jnp.zeros((48, 80)), jnp.zeros((16, 48))
     grad = jax.jit(jax.grad(lambda w, x: jnp.square(x @ w).sum(), argnums=(0, 1)))
-    assert Hlo(grad.lower(w, x).compile().as_text()).product_flops == 3 * 2 * 16 * 48 * 80
+    assert product_flops(Hlo(grad.lower(w, x).compile().as_text())) == 3 * 2 * 16 * 48 * 80
 
 
 def brute_force(lhs: int, size: int, stride: int, low: int, high: int, lhs_dilate: int, rhs_dilate: int):
@@ -64,12 +66,8 @@ def test_convolutions_with_padding_and_dilation(seed):
 def test_a_product_per_head_written_as_a_convolution():
     """What the TPU compiler makes of [C, H·D] · [H·D, …]: a window over the heads, all but one tap of it padding."""
     types = {"a": "bf16[32,1251,1280]", "b": "bf16[20,64,1280]"}
-    line = (
-        "  %c = bf16[1251,32,20,64] convolution(%a, %b), window={size=20 pad=19_19 rhs_reversal=1}, "
-        "dim_labels=b0f_0oi->b0f"
-    )
-    text = line.replace("bf16[1251,32,20,64]", "bf16[32,1270,64]").replace("pad=19_19", "pad=19_19")
-    found = parse(text)
+    window = "window={size=20 pad=19_19 rhs_reversal=1}"
+    found = parse(f"  %c = bf16[32,1270,64] convolution(%a, %b), {window}, dim_labels=b0f_0oi->b0f")
     assert found is not None
     taps = brute_force(1251, 20, 1, 19, 19, 1, 1)[1]
     assert convolution_flops(found, types) == 2 * 32 * 64 * 1280 * taps
@@ -95,7 +93,7 @@ def test_collectives_their_bytes_axes_and_times():
         check_vma=False,
     )
     args = jnp.zeros((5, 64, 128)), jnp.zeros((8, 64))
-    found = Hlo(jax.jit(sharded).lower(*args).compile().as_text()).collectives(mesh.shape)
+    found = collectives(Hlo(jax.jit(sharded).lower(*args).compile().as_text()), mesh.shape)
     by_kind = {one.kind: one for one in found}
     assert {one.times for one in found} == {5} and {one.loop for one in found} == {5}
     gathered = 64 * 64 * 4
@@ -129,7 +127,7 @@ backend_config={"custom_call_config":{"cost_estimate":{"flops":"40","transcenden
   ROOT %flash_attention_forward.4 = f32[8]{0} custom-call(%p), custom_call_target="tpu_custom_call", \
 backend_config={"custom_call_config":{"cost_estimate":{"flops":"2"}}}
 }"""
-    assert Hlo(text).kernels == {"flash_attention_forward": (2, 42.0)} and Hlo(text).flops == 42
+    assert kernels(Hlo(text)) == {"flash_attention_forward": (2, 42.0)} and flops(Hlo(text)) == 42
 
 
 def test_one_that_runs_beside_several_fusions_is_one():
@@ -148,7 +146,7 @@ ENTRY %main (p: f32[4]) -> f32[8] {{
   %a = f32[8]{{0}} fusion(%p), kind=kLoop, calls=%first
   ROOT %b = f32[8]{{0}} fusion(%p), kind=kLoop, calls=%second
 }}"""
-    found = Hlo(text).collectives({"fsdp": 2})
+    found = collectives(Hlo(text), {"fsdp": 2})
     assert [(one.kind, one.bytes) for one in found] == [("all-gather", 16.0)]
 
 
@@ -165,7 +163,7 @@ ENTRY %main (p: f32[4]) -> f32[8] {
   %s = (f32[8]{0}, u32[], token[]) send(%d, %t), frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
   %r = (f32[8]{0}, u32[], token[]) recv(%t), frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
 }"""
-    found = {one.axes: (one.kind, one.bytes) for one in Hlo(text).collectives({"data": 2, "fsdp": 2})}
+    found = {one.axes: (one.kind, one.bytes) for one in collectives(Hlo(text), {"data": 2, "fsdp": 2})}
     assert found == {("fsdp",): ("all-gather", 16.0), ("data",): ("all-reduce", 32.0)}
 
 
@@ -191,4 +189,4 @@ def test_memory_traffic_of_a_slice_is_the_slice():
         .compile()
         .as_text()
     )
-    assert stack.nbytes <= hlo.memory_traffic <= 4 * stack.nbytes
+    assert stack.nbytes <= memory_traffic(hlo) <= 4 * stack.nbytes

@@ -1,9 +1,6 @@
 """A run over two processes is the run of one: the trainer, its logs and its checkpoints under several controllers."""
 
 import json
-import socket
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +8,8 @@ import optax
 from flax import nnx
 
 from stepaudio_jax import checkpoints, training
-from stepaudio_jax.training import supervised
+from stepaudio_jax.training import loop
+from tests import processes
 from tests.training.test_training import small_run_config
 
 PROGRAM = """
@@ -40,14 +38,9 @@ def look(model, tokenizer):
 
 
 def test_two_processes_train_as_one(tmp_path, monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", PROGRAM]
-    both = [subprocess.Popen([*command, str(i), str(port), str(tmp_path / "two")]) for i in range(2)]
-    assert [process.wait(timeout=400) for process in both] == [0, 0]
-    make_mesh = supervised.make_mesh
-    monkeypatch.setattr(supervised, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
+    processes.run(PROGRAM, tmp_path / "two", timeout=400)
+    make_mesh = loop.make_mesh
+    monkeypatch.setattr(loop, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
     training.train(config(), tmp_path / "one", evaluate=look)
 
     one, two = (

@@ -12,7 +12,7 @@ from flax import nnx
 from configs import tiny, tiny_finish
 from stepaudio_jax import checkpoints, miniature, training
 from stepaudio_jax.data import collate, encode
-from stepaudio_jax.training import supervised
+from stepaudio_jax.training import loop
 from stepaudio_jax.training.sources import miniature_batches
 from tests import small
 
@@ -83,7 +83,7 @@ def test_frozen_modules_have_no_optimizer_state_and_do_not_move(trainable):
     jax.tree.map(np.testing.assert_array_equal, after.frozen, state.frozen)
     for name in trainable:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params[name], full.params[name])
-    with pytest.raises(ValueError, match="trainable: expected some of encoder, adaptor, decoder, found ears"):
+    with pytest.raises(ValueError, match="trainable: expected some of encoder, adaptor, decoder, lora, found ears"):
         training.init_state(model, optim(), trainable=("ears",))
 
 
@@ -107,7 +107,7 @@ def test_microbatches_take_the_step_of_the_whole():
 def batch(seeds=range(4)):
     questions = [miniature.make_question(np.random.default_rng(seed), max_events=2) for seed in seeds]
     examples = [encode(question.conversation, small.tokenizer()) for question in questions]
-    return collate(examples, length=320, num_chunks=len(examples), chunk_samples=64_000)
+    return collate([[x] for x in examples], length=320, sound_rows=len(examples), sound_samples=65_280)
 
 
 def optim(**changes):
@@ -137,8 +137,8 @@ def test_padding_and_neighbours_do_not_move_the_gradient():
     step = jax.jit(training.make_train_step(graphdef, optimizer))
     question = miniature.make_question(np.random.default_rng(0), max_events=2)
     example = encode(question.conversation, small.tokenizer())
-    one = collate([example], length=256, num_chunks=1, chunk_samples=64_000)
-    two = collate([example, example], length=320, num_chunks=3, chunk_samples=80_000)
+    one = collate([[example]], length=256, sound_rows=1, sound_samples=65_280)
+    two = collate([[example], [example]], length=320, sound_rows=3, sound_samples=80_640)
     alone, crowded = (
         jax.tree.map(jnp.subtract, state.params, step(state, data)[0].params) for data in (one, two)
     )  # at a rate of 1, the gradients
@@ -215,7 +215,7 @@ def test_every_example_fits_the_buckets():
     for i in range(900):
         question = miniature.make_question(rng, miniature.KINDS[i % len(miniature.KINDS)])
         example = encode(question.conversation, tokenizer)
-        assert example.num_tokens <= longest and example.longest_chunk <= samples
+        assert example.num_tokens <= longest and example.sound_units * 1_280 <= samples
 
 
 def small_run_config():
@@ -224,14 +224,14 @@ def small_run_config():
     config.scan_layers = True  # compiles sooner
     config.optim.warmup_steps = 1
     config.data.batch_size, config.data.batches_per_group = 2, 2
-    config.data.buckets = ((160, 64_000),)
+    config.data.buckets = ((160, 65_280),)
     return config
 
 
 @pytest.fixture
 def one_device(monkeypatch):
-    make_mesh = supervised.make_mesh
-    monkeypatch.setattr(supervised, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
+    make_mesh = loop.make_mesh
+    monkeypatch.setattr(loop, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
 
 
 @pytest.mark.usefixtures("one_device")

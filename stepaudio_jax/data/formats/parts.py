@@ -41,7 +41,7 @@ def read(part: Any, path: str, following: Iterator[Audio], sounds: Sounds) -> Te
     if kind == "input_audio":
         return sounds.load_base64(field(field(part, kind, dict, f"{path}."), "data", str, f"{path}.{kind}."), path)
     if kind not in TYPES:
-        raise DialogueError(f"{path}.type: expected one of {', '.join(TYPES)}, found {kind!r}")
+        raise DialogueError(f'{path}.type: expected one of {", ".join(TYPES)}, found "{kind}"')
     if names_no_sound(part):
         return next(following)
     reference = next((part[key] for key in SOUND if part.get(key) is not None), None)

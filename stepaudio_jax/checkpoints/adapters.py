@@ -1,0 +1,181 @@
+"""Checkpoints of adapters (models/lora.py): what was trained, beside the name of the checkpoint that it changes.
+
+lora.json        the adapters' sizes, modules trained as a whole besides, the base and a fingerprint of its weights
+params/          Orbax arrays of the adapters (decoder.layers.q_proj.lora.a) and of those modules
+config.json, tokenizer.json, …     as in any checkpoint
+
+`load` reads every kind of checkpoint; adapters come merged into their base.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from stepaudio_jax.checkpoints import checkpoint
+from stepaudio_jax.checkpoints.checkpoint import Placement
+from stepaudio_jax.checkpoints.layout import PARAMS, CheckpointError, open_arrays
+from stepaudio_jax.config import ConfigError
+from stepaudio_jax.models import LoraConfig, StepAudio, add_lora, merge_lora
+from stepaudio_jax.models.lora import is_lora
+from stepaudio_jax.text import Tokenizer
+
+LORA = "lora.json"
+CORNER = 64
+"""Rows and columns of each array's first and last layer that the fingerprint reads."""
+
+
+class Adapters(NamedTuple):
+    """What lora.json says.
+
+    Attributes:
+      modules: those whose own parameters were trained as well.
+      base: a path, or the name of a shipped checkpoint.
+      fingerprint: of the base's weights (`fingerprint`).
+    """
+
+    lora: LoraConfig
+    modules: tuple[str, ...]
+    base: str
+    fingerprint: str
+
+
+def save_adapters(
+    path: epath.PathLike,
+    model: StepAudio,
+    lora: LoraConfig,
+    tokenizer_json: str,
+    *,
+    base: epath.PathLike,
+    modules: Sequence[str] = (),
+    generation: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes the adapters of a model, and the parameters of `modules`, as `save` writes a whole model.
+
+    Raises:
+      CheckpointError: the folder exists and `overwrite` is not set, or there is no such base.
+    """
+    where = checkpoint.locate(base)
+    name = str(base) if str(base) in checkpoint.SHIPPED else str(where.resolve())
+    about = {
+        "lora": dataclasses.asdict(lora),
+        "modules": list(modules),
+        "base": name,
+        "fingerprint": fingerprint(where),
+    }
+    files = {
+        LORA: json.dumps(about, indent=2) + "\n",
+        "config.json": json.dumps(model.config.to_hf(), indent=2) + "\n",
+        "tokenizer.json": tokenizer_json,
+    }
+    if generation is not None:
+        files["generation_config.json"] = json.dumps(dict(generation), indent=2) + "\n"
+    checkpoint.write(path, _trained(model, modules), files, overwrite=overwrite)
+
+
+def is_adapters(path: epath.Path) -> bool:
+    return (path / LORA).exists()
+
+
+def read_about(path: epath.Path) -> Adapters:
+    """What a folder of adapters says of itself, after a look at its base.
+
+    Raises:
+      CheckpointError: lora.json is malformed, or the base is missing or has other weights than it had.
+    """
+    file = path / LORA
+    try:
+        about = json.loads(file.read_text())
+        lora = LoraConfig(**about["lora"])
+        found = Adapters(lora, tuple(about["modules"]), str(about["base"]), str(about["fingerprint"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: not a description of adapters ({error})") from None
+    base = checkpoint.resolve(found.base)
+    if not base.exists():
+        raise CheckpointError(f'{file}: its base {base} is not there; put it back, or name its new place in "base"')
+    if (now := fingerprint(base)) != found.fingerprint:
+        raise CheckpointError(
+            f"{file}: its base {base} has other weights than the adapters were trained beside "
+            f"(fingerprint {now}, expected {found.fingerprint})"
+        )
+    return found
+
+
+def fingerprint(path: epath.Path) -> str:
+    """A hash of a corner of every array: the same for a copy or a repeated conversion, not after training."""
+    digest = hashlib.sha256()
+    for name, array in sorted(open_arrays(path / PARAMS).items()):
+        layers = (slice(None),) if name.split(".")[1:2] != ["layers"] else ([0, array.shape[0] - 1],)
+        corner = array[layers][tuple(slice(0, min(CORNER, size)) for size in array[layers].shape)]
+        digest.update(f"{name} {array.shape}".encode() + np.asarray(corner.read().result(), np.float32).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def load_adapters(
+    path: epath.PathLike, *, dtype: Any = None, placement: Placement | None = None
+) -> tuple[StepAudio, Tokenizer, Adapters]:
+    """The base with the adapters beside its matrices, not merged.
+
+    Args:
+      dtype: of the base and of modules trained as a whole; adapters keep the type they are stored in.
+
+    Raises:
+      CheckpointError: what is wrong with the adapters or their base.
+    """
+    path = checkpoint.locate(path)
+    about = read_about(path)
+    base, _ = load(about.base, dtype=dtype, placement=placement)
+    tokenizer = checkpoint.load_tokenizer(path, base.config)
+
+    def adapted() -> StepAudio:
+        model = StepAudio(base.config, rngs=nnx.Rngs(0))
+        add_lora(model, about.lora, nnx.Rngs(0))
+        return model
+
+    abstract = nnx.eval_shape(adapted)
+    stored = flatten_dict(checkpoint.read(path / PARAMS, _trained(abstract, about.modules), placement=placement))
+    whole = flatten_dict(nnx.to_pure_dict(nnx.state(base, nnx.Param)))
+    stored = {name: array if is_lora(name) else array.astype(whole[name].dtype) for name, array in stored.items()}
+    return nnx.merge(nnx.graphdef(abstract), unflatten_dict(whole | stored)), tokenizer, about
+
+
+def load(path: epath.PathLike, *, dtype: Any = None, placement: Placement | None = None) -> tuple[StepAudio, Tokenizer]:
+    """Reads a checkpoint folder, or one that is shipped, by name. Adapters come merged into their base.
+
+    Args:
+      dtype: of the parameters in memory; None keeps what the file holds.
+      placement: where each parameter goes; None puts all on the first device. A process reads only the chunks that
+        its own devices need.
+
+    Raises:
+      CheckpointError: no such folder, or arrays missing, of another shape or unreadable; adapters without their base.
+      ConfigError, TokenizerError: what the message says of config.json or tokenizer.json.
+    """
+    path = checkpoint.locate(path)
+    if not is_adapters(path):
+        return checkpoint.load(path, dtype=dtype, placement=placement)
+    model, tokenizer, _ = load_adapters(path, dtype=dtype, placement=placement)
+    merge_lora(model)
+    return model, tokenizer
+
+
+def _trained(model: StepAudio, modules: Sequence[str]) -> nnx.State:
+    """The adapters' parameters and those of whole modules.
+
+    Raises:
+      ConfigError: there are none.
+    """
+    flat = {path: leaf for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    kept = {path: leaf for path, leaf in flat.items() if is_lora(path) or path[0] in modules}
+    if not any(map(is_lora, kept)):
+        raise ConfigError("lora: the model has no adapters")
+    return nnx.from_flat_state(kept)

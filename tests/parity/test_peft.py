@@ -1,0 +1,74 @@
+"""Adapters beside PEFT's own: the same logits from the same files, in both directions."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from checkpoints_convert.from_hf import from_hf
+from checkpoints_convert.peft import from_peft, to_peft
+from checkpoints_convert.synth import synth
+from checkpoints_convert.to_hf import to_hf
+from stepaudio_jax import checkpoints
+from stepaudio_jax.models import LoraConfig
+from tests import small
+from tests.parity import cases
+
+peft = pytest.importorskip("peft")
+from transformers import AutoModelForCausalLM  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+SIZES = ("text_config.vocab_size=320", "text_config.num_hidden_layers=2", "audio_encoder_config.n_audio_layer=1")
+LORA = LoraConfig(rank=4, alpha=6.0)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A released folder, our checkpoint of it, and its decoder alone, in which PEFT finds the same module names."""
+    synth(tmp_path / "hf", overrides=SIZES, dtype="f32")
+    from_hf(str(tmp_path / "hf"), tmp_path / "base")
+    to_hf(tmp_path / "base", tmp_path / "decoder", decoder_only=True)
+    return tmp_path
+
+
+def compare(model, theirs, figure, what: str):
+    prompt = cases.prompt((), "hf", seed=1, text=20)
+    data = cases.batch([prompt], "hf", length=32, width=25_000)
+    found = np.asarray(cases.run(model, "__call__", "hf", *data))[0, : len(prompt.tokens)]
+    tokens = torch.tensor([list(prompt.tokens)])
+    with torch.no_grad():
+        truth = theirs.float().eval()(tokens).logits[0].numpy()
+        with theirs.disable_adapter():
+            plain = theirs(tokens).logits[0].numpy()
+    assert np.abs(truth - plain).max() > 0.05  # the adapters do something
+    figure(what, cases.apart(found, truth), 2e-4)
+
+
+def test_ours_in_peft(folders, figure):
+    model, tokenizer = checkpoints.load(folders / "base")
+    small.adapt(model, LORA)
+    rest = {"base": folders / "base"}
+    checkpoints.save_adapters(folders / "adapters", model, LORA, tokenizer.backend.to_str(), **rest)
+    to_peft(folders / "adapters", folders / "peft")
+    theirs = AutoModelForCausalLM.from_pretrained(folders / "decoder")
+    theirs = peft.PeftModel.from_pretrained(theirs, folders / "peft")
+    compare(model, theirs, figure, "our adapters in PEFT, logits")
+    compare(checkpoints.load(folders / "adapters")[0], theirs, figure, "the same, merged on loading")
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_pefts_in_ours(folders, figure, rslora):
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(folders / "decoder")
+    targets = ["q_proj", "v_proj", "down_proj"]
+    config = peft.LoraConfig(
+        r=5, lora_alpha=7, target_modules=targets, use_rslora=rslora, init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    theirs = peft.get_peft_model(base, config)
+    theirs.save_pretrained(folders / "peft")
+    from_peft(folders / "peft", folders / "adapters", base=folders / "base")
+    model, _, about = checkpoints.load_adapters(folders / "adapters")
+    assert about.lora.rank == 5 and set(about.lora.targets) == set(targets)
+    compare(model, theirs, figure, f"PEFT's adapters in ours, logits{', rsLoRA' if rslora else ''}")
+    assert jax.tree.leaves(model.decoder.layers.q_proj.lora)
