@@ -94,7 +94,7 @@ def main():
             seconds, cpu, peak = run([*command, "--workers", str(workers)])
             stored = StoredDataset(out)
             heard = stored.info["seconds_of_sound"]
-            rows.append((f"build, {workers} process{'es' * (workers > 1)}", records, heard, seconds, cpu, f"{peak:.0f}"))
+            rows.append((f"build, --workers {workers}", records, heard, seconds, cpu, f"{peak:.0f}"))
         size = sum(file.stat().st_size for file in out.iterdir()) / 1e9
         for threads in (1, 2):
             rows.append((f"read, {threads} thread{'s' * (threads > 1)}", *read(stored, threads), ""))
