@@ -49,7 +49,7 @@ class PackedBatches:
     ):
         """
         Args:
-          tokenizer_sha256: lengths.tokenizer_sha256 of where the tokenizer is from.
+          tokenizer_sha256: lengths.tokenizer_sha256 of the folder the tokenizer is from.
           batch_rows: rows of a batch over all processes.
           rows: which of them (0 to batch_rows - 1) this process loads, in the order `collate` takes them; None for all.
           window: records packed at once (plan.RowPlan).

@@ -19,6 +19,7 @@ from jaxtyping import Int
 
 from stepaudio_jax.data.mixture import Mixture
 from stepaudio_jax.data.packing import pack
+from stepaudio_jax.data.permutation import shuffle
 
 WINDOW = 16_384
 """Records packed at once: enough that only one row in hundreds is left with room, planned in a few hundredths of a
@@ -65,8 +66,8 @@ class RowPlan:
         sources, records = self.mixture.order(self.seed, epoch, start, stop)
         lengths = self.mixture.lengths(sources, records)
         rows = pack(lengths, self.mixture.row_tokens)
-        shuffled = np.random.default_rng((self.seed, epoch, number)).permutation(len(rows))
-        return Window(sources, records, [rows[i] for i in shuffled], int(lengths.sum()))
+        rows = shuffle(rows, (self.seed, epoch, number))
+        return Window(sources, records, rows, int(lengths.sum()))
 
     def fingerprint(self) -> str:
         """A hash of everything the plan follows from, so that a run is not resumed on other data."""

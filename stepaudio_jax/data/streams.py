@@ -19,6 +19,7 @@ import numpy as np
 from stepaudio_jax.data.examples import Batch, Example
 from stepaudio_jax.data.loading import fit, render_sample
 from stepaudio_jax.data.packing import pack
+from stepaudio_jax.data.permutation import shuffle
 from stepaudio_jax.data.pipeline import Collate
 from stepaudio_jax.data.samples import RecordError, Sample
 from stepaudio_jax.data.set_aside import DataError, SetAside, Unusable
@@ -173,6 +174,5 @@ class _Stream(Iterator[Batch]):
     def _pack(self, samples: list[Sample | RecordError], seed: tuple[int, ...]) -> list[list[Example]]:
         loaded = [examples for sample in samples if (examples := self.load(sample))]
         lengths = np.array([sum(example.num_tokens for example in examples) for examples in loaded], np.int64)
-        rows = pack(lengths, self.row_tokens)
-        shuffled = np.random.default_rng(seed).permutation(len(rows))
-        return [[example for item in rows[i] for example in loaded[item]] for i in shuffled]
+        rows = shuffle(pack(lengths, self.row_tokens), seed)
+        return [[example for item in row for example in loaded[item]] for row in rows]

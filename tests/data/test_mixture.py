@@ -26,8 +26,8 @@ def drawn(mixed: Mixture, epoch=0, start=0.0, stop=None, seed=7) -> list[list[in
 @given(
     st.lists(
         st.tuples(
-            st.integers(1, 60),
-            st.floats(0.01, 100),
+            st.integers(1, 40),
+            st.floats(0.2, 5),
             st.one_of(st.none(), st.floats(0.05, 4)),
         ),
         min_size=1,
