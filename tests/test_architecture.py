@@ -145,13 +145,7 @@ def undeclared(root: Path) -> list[str]:
     """Imports of the packages that pyproject.toml does not ask for, and a fresh installation lacks."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project.get("optional-dependencies", {})
-<<<<<<< HEAD
     asked = [*project["dependencies"], *(line for name in EXTRAS for line in extras.get(name, []))]
-=======
-    asked = list(project["dependencies"])
-    for name in ("data", "beam", "train", "serve"):
-        asked += extras.get(name, [])
->>>>>>> 7cc4a4c73660659d3052c7e1a13031a7f234cdaf
     declared = {re.split(r"[^\w.-]", line, maxsplit=1)[0].lower().replace("_", "-") for line in asked}
     installed = packages_distributions()  # import name → names to install
     missing = []

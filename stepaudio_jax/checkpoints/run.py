@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -109,6 +110,7 @@ class RunCheckpoints:
         axes = logical_axes(nnx.state(model, nnx.Param))
         self._stacked = [name for name in axes if axes[name][0] == "layers"]
         self._handler = _StepHandler()
+        logging.getLogger("absl").addFilter(_of_saving)
         self._saver = ocp.AsyncCheckpointer(self._handler)
 
     def path(self, step: int) -> epath.Path:
@@ -268,6 +270,11 @@ class _StepHandler(ocp.CompositeCheckpointHandler):
 @ocp.args.register_with_handler(_StepHandler, for_save=True, for_restore=True)
 class _StepArgs(ocp.args.Composite):
     pass
+
+
+def _of_saving(record: logging.LogRecord) -> bool:
+    """Not the tracebacks that Orbax's thread logs: what it could not write is raised by the next call."""
+    return record.threadName != "async_save"
 
 
 def _restore(folder: epath.Path, target: Any) -> Any:

@@ -145,7 +145,9 @@ class _Run:
         own = {} if self.lora else abstract.frozen  # beside adapters it stays in the checkpoint they are of
         restored = self.saved.restore(abstract.params, own, (abstract.opt_state, abstract.step))
         self.step = self.saved_step = restored.step if restored else 0
-        self.log = MetricsLog(self.workdir, after=self.step)
+        # A checkpoint is written before it is evaluated; the run may have been ended in between.
+        self.owes_look = self.step > 0 and self._evaluates(self.step) and self.saved.scores(self.step) is None
+        self.log = MetricsLog(self.workdir, after=self.step, evaluated=not self.owes_look)
         self.guard = Guard(self.config.guard, restored.about["guard"] if restored else None)
         self.profiler = Profiler(self.workdir / "profile", profile)
         fresh = self.stage.new_state(self.config) if restored is None or self.lora else None
@@ -168,8 +170,8 @@ class _Run:
         """All steps that are left. While one runs, the metrics of the one before are read."""
         config, pending = self.config, None
         self.meter = Meter(self.stage.program.flops, config.topology, self.stage.rules.mesh.size)
-        if self.step and self._evaluates(self.step) and self.saved.scores(self.step) is None:
-            self._look(state)  # the run was ended before it could
+        if self.owes_look:
+            self._look(state)
         with Bar(self.console, config.steps, self.step) as self.bar:
             for number in range(self.step + 1, config.steps + 1):
                 try:

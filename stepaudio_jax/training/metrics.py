@@ -30,17 +30,18 @@ FILE = "metrics.jsonl"
 class MetricsLog:
     """Writes on the first process only; the others' calls do nothing."""
 
-    def __init__(self, workdir: epath.Path, *, after: int = 0):
+    def __init__(self, workdir: epath.Path, *, after: int = 0, evaluated: bool = True):
         """
         Args:
           after: the step the run goes on from. What an earlier process said of later ones is taken back.
+          evaluated: whether what it said of an evaluation at that step stands; if not, there will be another.
         """
         self._first = jax.process_index() == 0
         self._file, self._board = workdir / FILE, None
         if not self._first:
             return
         if self._file.exists():
-            lines = [line for line in self._file.read_text().splitlines(keepends=True) if _stays(line, after)]
+            lines = [line for line in self._file.read_text().splitlines(keepends=True) if _stays(line, after, evaluated)]
             self._file.write_text("".join(lines))
         self._board = _tensorboard(workdir / "tensorboard", after)
 
@@ -67,11 +68,17 @@ def read(workdir: epath.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def _stays(line: str, after: int) -> bool:
+def is_evaluation(values: Mapping[str, Any]) -> bool:
+    """Of a line of metrics.jsonl."""
+    return "loss" not in values and "event" not in values
+
+
+def _stays(line: str, after: int, evaluated: bool) -> bool:
     try:
-        return json.loads(line)["step"] <= after
+        values = json.loads(line)
     except ValueError:  # cut off by a kill
         return False
+    return values["step"] < after + (evaluated or not is_evaluation(values))
 
 
 def _tensorboard(folder: epath.Path, after: int) -> Any:

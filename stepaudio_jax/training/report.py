@@ -55,7 +55,7 @@ def render(workdir: epath.Path, checkpoints: Sequence[int]) -> str:
     lines = metrics.read(workdir)
     config = (workdir / "config.json").read_text()
     steps = [line for line in lines if "loss" in line]
-    evals = [line for line in lines if "loss" not in line and "event" not in line]
+    evals = [line for line in lines if metrics.is_evaluation(line)]
     events = [(line["step"], line["event"]) for line in lines if "event" in line]
     done = f"{steps[-1]['step']} of {json.loads(config)['steps']} steps" if steps else "no step"
     last = [(name, f"{value:.4g}") for name, value in steps[-1].items() if name != "step"] if steps else []

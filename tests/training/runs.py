@@ -16,6 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 
 from configs import tiny
 from stepaudio_jax import checkpoints, miniature, training
@@ -56,6 +57,14 @@ def look(model, tokenizer) -> dict[str, float]:
     """Reads every parameter, as an evaluation would."""
     leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
     return {"norm": float(sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in leaves))}
+
+
+def cache_compilations(enabled: bool = True) -> None:
+    """Or most of the time would go into compiling the same again and again."""
+    jax.config.update("jax_compilation_cache_dir", CACHE)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()
 
 
 def on_devices(monkeypatch, count: int) -> None:
@@ -133,9 +142,7 @@ def run(workdir, changes=None, process=0, port=0, pause=0.0, slow_look=0.0, deaf
     """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 1)
-    jax.config.update("jax_enable_compilation_cache", True)  # or most of the time would go into compiling the same
-    jax.config.update("jax_compilation_cache_dir", CACHE)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    cache_compilations()
     if port:
         distributed.start(coordinator=f"127.0.0.1:{port}", processes=2, process=process)
     made = loop.batch_source

@@ -11,39 +11,34 @@ from stepaudio_jax.checkpoints import CheckpointError
 from stepaudio_jax.config import PRESETS
 from tests.training import runs
 
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    runs.on_devices(monkeypatch, 1)
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, of 12 MiB: room for some checkpoints of the small model."""
+    """A file system of its own, of 24 MiB: room for some checkpoints of the small model."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount a small file system")
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("needs to be allowed to mount")
     yield disk
-    subprocess.run(["umount", disk], check=True)
+    subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_was_saved(small_disk):
+    """Once there is room, the same command ends the run."""
     ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(22 << 20))
     config = runs.config(**{"checkpoints.newest": 50, "checkpoints.save_every": 1})
-    ballast.write_bytes(bytes(6 << 20))
-    with pytest.raises((CheckpointError, OSError), match=r"No space left|no space left|ENOSPC|28") as error:
+    with pytest.raises((CheckpointError, OSError), match=r"(?i)no space left|exhausted") as error:
         training.train(config, small_disk / "run")
     assert "\n" not in str(error.value)
+    print("SAID", error.value)
     ballast.unlink()
-    path = training.train(config, small_disk / "run") if enough(small_disk) else None
-    assert path is None or [line["step"] for line in runs.lines(small_disk / "run")] == list(range(1, 13))
-
-
-def enough(disk) -> bool:
-    return shutil.disk_usage(disk).free > 1 << 20
+    training.train(config, small_disk / "run")
+    assert [line["step"] for line in runs.lines(small_disk / "run")] == list(range(1, 13))
 
 
 def test_a_workdir_that_may_not_be_written_is_refused_before_any_compute(tmp_path, monkeypatch, capsys):
@@ -55,14 +50,11 @@ def test_a_workdir_that_may_not_be_written_is_refused_before_any_compute(tmp_pat
     assert code == 2 and err.count("\n") == 1 and "file" in err and err.startswith("stepaudio train: ")
 
 
-def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_gone_on_from(tmp_path, monkeypatch, capsys):
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_gone_on_from(tmp_path, capsys):
     config = runs.config()
     training.train(config, tmp_path / "truth", evaluate=runs.look)
-    monkeypatch.setattr(runs.loop._Run, "export", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        training.train(config, tmp_path / "run", evaluate=runs.look)
-    monkeypatch.undo()
-    runs.on_devices(monkeypatch, 1)
+    shutil.copytree(tmp_path / "truth", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoint")  # as if killed before it was written
     newest = tmp_path / "run" / "checkpoints" / "000012"
     (newest / "train" / "manifest.ocdbt").write_bytes(b"nothing")
     capsys.readouterr()
@@ -74,8 +66,8 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_is_gone_on_from(
 
 def test_a_finished_run_is_left_as_it_is_until_it_has_more_steps(tmp_path):
     path = training.train(runs.config(), tmp_path)
-    written = path.stat().st_mtime_ns
-    assert training.train(runs.config(), tmp_path) == path and path.stat().st_mtime_ns == written
+    written = path.stat().mtime
+    assert training.train(runs.config(), tmp_path) == path and path.stat().mtime == written
     with pytest.raises(ValueError, match="steps: 12 -> 14"):
         training.train(runs.config(steps=14), tmp_path)
     training.train(runs.config(steps=14), tmp_path, allow_change=["steps"])
@@ -95,4 +87,4 @@ def test_a_step_of_a_run_can_be_asked(tmp_path, capsys):
     code = cli.main(["ask", str(tmp_path / "a.wav"), "What?", f"--checkpoint={step}", "--max-new-tokens=2", "--json"])
     assert code == 0, capsys.readouterr().err
     assert cli.main(["convert", "to-hf", str(step), str(tmp_path / "hf")]) == 0
-    assert (tmp_path / "hf" / "model.safetensors.index.json").exists()
+    assert list((tmp_path / "hf").glob("*.safetensors"))

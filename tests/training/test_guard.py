@@ -75,9 +75,9 @@ def test_it_stops_or_counts():
         Guard(config(action="hope"))
 
 
-def test_a_run_stops_before_it_is_spoilt_or_goes_on_without(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("one_device")
+def test_a_run_stops_before_it_is_spoilt_or_goes_on_without(tmp_path):
     """With a limit of half the usual loss, every step is a spike once three losses are known."""
-    runs.on_devices(monkeypatch, 1)
     spikes = {"guard.window": 3, "guard.spike": 0.5}
     with pytest.raises(DivergenceError, match=r"step 5: the loss is .*median of 3 steps.*'batch': 4.*action=skip"):
         training.train(runs.config(**spikes), tmp_path)
@@ -97,8 +97,8 @@ def test_a_run_stops_before_it_is_spoilt_or_goes_on_without(tmp_path, monkeypatc
     jax.tree.map(np.testing.assert_array_equal, runs.parameters(path), before)
 
 
-def test_a_rate_that_is_far_too_high_stops_the_run(tmp_path, monkeypatch):
-    runs.on_devices(monkeypatch, 1)
+@pytest.mark.usefixtures("one_device")
+def test_a_rate_that_is_far_too_high_stops_the_run(tmp_path):
     config = runs.config()
     config.optim.update({"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": 1e30})
     with pytest.raises(DivergenceError, match=r"Lower optim.learning_rate"):

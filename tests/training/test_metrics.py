@@ -27,6 +27,17 @@ def test_what_was_said_of_steps_that_come_again_is_taken_back(tmp_path):
     assert metrics.read(tmp_path)[-1]["loss"] == 9.0
 
 
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_an_evaluation_that_comes_again_is_taken_back(tmp_path, evaluated):
+    log = MetricsLog(tmp_path)
+    lines = [{"step": 4, "loss": 2.0}, {"step": 4, "score": 1.0}, {"step": 5, "loss": 1.0}, {"step": 5, "score": 0.5}]
+    for line in lines:
+        log.log(line)
+    log.close()
+    MetricsLog(tmp_path, after=5, evaluated=evaluated).close()
+    assert metrics.read(tmp_path) == lines[: 4 if evaluated else 3]
+
+
 def test_numbers_that_are_not_finite_are_left_out(tmp_path):
     """JSON has no NaN; a source that is not in a batch has no loss."""
     log = MetricsLog(tmp_path)

@@ -20,14 +20,14 @@ def kill_at_a_random_moment(workdir, chance: random.Random, **arguments) -> bool
     started = [runs.start(workdir, process=i, port=port, pause=0.02, **arguments) for i in range(count)]
     metrics = workdir / "metrics.jsonl"
     before = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-    steps = chance.choice([0, 1, 3, 6, 9, 12])
+    steps = chance.choice([0, 2, 5, 8])
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and all(process.is_alive() for process in started):
         seen = metrics.exists() and abs(len(metrics.read_text().splitlines()) - before)
         if seen is not False and seen >= steps:
             break
         time.sleep(0.005)
-    time.sleep(chance.uniform(0, 0.1 if steps else 1.5))
+    time.sleep(chance.uniform(0, 0.2 if steps else 1.0))
     chance.shuffle(started)
     for process in started:
         process.kill()
