@@ -7,43 +7,16 @@ Expected:  see stepaudio_jax/assets/tiny/README.md, the card of the shipped chec
 
 import ml_collections
 
+from configs import common
 from stepaudio_jax.miniature import KINDS
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
-    config.stage = "supervised"
-    config.topology = "cpu"
-    config.model = "tiny"
-    config.init = ""  # a checkpoint to start from; none: random weights
-    config.seed = 0
+    config = common.run()
     config.steps = 2800
-    config.trainable = ("encoder", "adaptor", "decoder")
-    config.remat = "none"
-    config.scan_layers = False
-    config.vocab_chunks = 1
-    config.microbatches = 1
-    config.compute_dtype = "float32"
-    config.save_dtype = "bfloat16"
-    config.log_every = 10
     config.eval_every = 1400
-
-    config.checkpoints = ml_collections.ConfigDict()
-    config.checkpoints.save_every = 200
-    config.checkpoints.newest = 2  # kept
-    config.checkpoints.multiples_of = 0  # kept as well: every step this divides; 0: none
-    config.checkpoints.best = ""  # kept as well: of the highest score of this name ("-name": the lowest)
-
-    config.guard = ml_collections.ConfigDict()  # against divergence
-    config.guard.action = "stop"  # or "skip": go on without the update
-    config.guard.spike = 5.0  # times the median loss of the last `window` steps (counted as 1 nat at least)
-    config.guard.window = 50
-    config.guard.most_skips = 10  # within a window; one more stops the run
-
-    config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": -1, "context": 1, "tensor": 1})
-
-    config.generation = ml_collections.ConfigDict({"do_sample": False, "max_new_tokens": 256})
-    config.tokenizer = ml_collections.ConfigDict({"vocab_size": 1024})
+    config.trainable = ("encoder", "adaptor", "decoder")
+    config.scan_layers = False
 
     config.data = ml_collections.ConfigDict()
     config.data.batch_size = 32
@@ -59,15 +32,9 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.data.buckets = ((80, 37_120), (96, 47_360), (112, 55_040), (136, 65_280), (160, 65_280))
 
-    config.optim = ml_collections.ConfigDict()
     config.optim.learning_rate = 1.5e-3
     config.optim.end_learning_rate = 1e-5
     config.optim.warmup_steps = 100
-    config.optim.b1 = 0.9
     config.optim.b2 = 0.98
     config.optim.weight_decay = 0.05
-    config.optim.clip_norm = 1.0
-    config.optim.schedule = "cosine"  # or linear, constant, wsd
-    config.optim.decay_steps = 0  # of wsd
-    config.optim.groups = ml_collections.ConfigDict()  # "adaptor": rates of its own (training/optimizer.py)
     return config

@@ -195,6 +195,20 @@ def _data_parser(parser: argparse.ArgumentParser):
     commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     check.define(commands.add_parser("check", help="what is in a data set, and which records cannot be used"))
     build.define(commands.add_parser("build", help="store it for training, its sound inside; goes on where it stopped"))
+    small = commands.add_parser("miniature", help="write scenes of the small world as a data set to try")
+    small.add_argument("folder")
+    small.add_argument("--records", type=int, default=1000, help="how many (default 1000)")
+    small.add_argument("--seed", type=int, default=0)
+    small.add_argument("--preferences", action="store_true", help="each with a worse reply, for DPO")
+    small.set_defaults(run=_miniature)
+
+
+def _miniature(args: argparse.Namespace) -> int:
+    from stepaudio_jax.miniature.export import export
+
+    path = export(args.folder, records=args.records, seed=args.seed, preferences=args.preferences)
+    print(f"{args.records} records are in {path}. Next: stepaudio data build {path} --audio={args.folder} --out=FOLDER")
+    return 0
 
 
 def _convert_parser(parser: argparse.ArgumentParser):

@@ -41,7 +41,8 @@ class MetricsLog:
         if not self._first:
             return
         if self._file.exists():
-            lines = [line for line in self._file.read_text().splitlines(keepends=True) if _stays(line, after, evaluated)]
+            lines = self._file.read_text().splitlines(keepends=True)
+            lines = [line for line in lines if _stays(line, after, evaluated)]
             self._file.write_text("".join(lines))
         self._board = _tensorboard(workdir / "tensorboard", after)
 

@@ -44,12 +44,12 @@ def config(**changes) -> ml_collections.ConfigDict:
     config.checkpoints.save_every = 4
     config.optim.warmup_steps = 1
     config.data.update({"batch_size": 2, "batches_per_group": 3, "buckets": ((96, 0),)})
-    config.data.update({"text_share": 1.0, "chunks_per_row": 0})
+    config.data.text_share = 1.0
     config.update_from_flattened_dict(changes)
     return config
 
 
-SOUND = {"data.text_share": 0.1, "data.chunks_per_row": 1, "data.buckets": ((256, 64_000),)}
+SOUND = {"data.text_share": 0.1, "data.buckets": ((256, 65_280),)}
 """Changes of the config for rows with sound, which take longer to compile."""
 
 

@@ -1,0 +1,88 @@
+"""What every run of the trainer has, with the defaults; each config says what it changes."""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def run() -> ml_collections.ConfigDict:
+    """A supervised run: all but its model, hardware, data and rates."""
+    config = ml_collections.ConfigDict()
+    config.stage = "supervised"
+    config.topology = "cpu"
+    config.model = "tiny"
+    config.init = ""  # a checkpoint to start from, of `stepaudio convert` or another run; none: random weights
+    config.seed = 0
+    config.steps = 1_000
+    config.trainable = ("adaptor", "decoder")  # of encoder, adaptor, decoder, lora
+    config.remat = "none"
+    config.scan_layers = True
+    config.vocab_chunks = 1
+    config.microbatches = 1
+    config.z_loss = 0.0  # weight of the squared log of the softmax's denominator
+    config.compute_dtype = "float32"
+    config.save_dtype = "bfloat16"
+    config.log_every = 10
+    config.eval_every = 1_000_000_000  # never, if nobody gives the trainer an evaluation
+
+    config.checkpoints = ml_collections.ConfigDict()
+    config.checkpoints.save_every = 200
+    config.checkpoints.newest = 2  # kept
+    config.checkpoints.multiples_of = 0  # kept as well: every step this divides; 0: none
+    config.checkpoints.best = ""  # kept as well: of the highest score of this name ("-name": the lowest)
+
+    config.guard = ml_collections.ConfigDict()  # against divergence
+    config.guard.action = "stop"  # or "skip": go on without the update
+    config.guard.spike = 5.0  # times the median loss of the last `window` steps (counted as 1 nat at least)
+    config.guard.window = 50
+    config.guard.most_skips = 10  # within a window; one more stops the run
+
+    config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": -1, "context": 1, "tensor": 1})
+    config.generation = ml_collections.ConfigDict({"do_sample": False, "max_new_tokens": 256})
+    config.tokenizer = ml_collections.ConfigDict({"vocab_size": 1024})  # the miniature's, where init names none
+
+    config.optim = ml_collections.ConfigDict()
+    config.optim.learning_rate = 1e-5
+    config.optim.end_learning_rate = 1e-6
+    config.optim.warmup_steps = 50
+    config.optim.b1 = 0.9
+    config.optim.b2 = 0.95
+    config.optim.weight_decay = 0.1
+    config.optim.clip_norm = 1.0
+    config.optim.schedule = "cosine"  # or linear, constant, wsd
+    config.optim.decay_steps = 0  # of wsd
+    config.optim.groups = ml_collections.ConfigDict()  # "adaptor": rates of its own (training/optimizer.py)
+    return config
+
+
+def packed(*sources: str, tokens: int, rows: int) -> ml_collections.ConfigDict:
+    """Rows packed from stored data sets (`stepaudio data build`).
+
+    Args:
+      sources: names of the data sets; a run gives each a path.
+      tokens: of a row.
+      rows: of an optimizer step.
+    """
+    data = ml_collections.ConfigDict()
+    data.batch_size = rows
+    data.buckets = ((tokens, tokens * 1_280),)  # tokens of a row, samples of its sound: 80 ms a token
+    data.sources = ml_collections.ConfigDict({name: source() for name in sources})
+    data.weight_by = "tokens"  # or "records"
+    data.too_long = "truncate"  # records longer than a row, or "drop"
+    data.window = 16_384  # records packed at once
+    data.threads = 8
+    data.max_bad_share = 0.01  # of the records; more stop the run
+    data.render = ml_collections.ConfigDict({"empty_think_loss": True})
+    return data
+
+
+def source(*only: str, weight: float = 1.0) -> ml_collections.ConfigDict:
+    """A stored data set, or those of its records that are `only` "audio" or "text", "cot" or "empty_think"."""
+    return ml_collections.ConfigDict(
+        {
+            "path": "",
+            "weight": weight,
+            "only": only,
+            "limit": placeholder(float),  # most passes over it in an epoch
+            "max_records": placeholder(int),
+        }
+    )
