@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -280,19 +279,6 @@ def test_a_full_disk_is_one_line(source, tmp_path, workers, capsys):
         error = capsys.readouterr().err
         assert "No space left on device" in error and error.count("\n") == 1
         assert not (out / "dataset.json").exists() and not list(out.glob("*.unfinished-*"))
-
-
-def test_a_full_disk_without_mounting(source, tmp_path, monkeypatch):
-    """/dev/full for the shard's temporary name."""
-    monkeypatch.setattr("stepaudio_jax.data.stored.Path.unlink", lambda *_, **__: None)
-    monkeypatch.setattr("os.getpid", lambda: "full")
-    (tmp_path / "out" / "unfinished").mkdir(parents=True)
-    from stepaudio_jax.data.stored import RecordWriter
-
-    os.symlink("/dev/full", tmp_path / "out" / "shard.unfinished-full")
-    with pytest.raises(DatasetError, match="No space left on device"), RecordWriter(tmp_path / "out" / "shard") as w:
-        w.write(bytes(10**6))
-    assert not (tmp_path / "out" / "shard").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(source, tmp_path, capsys):
