@@ -36,6 +36,19 @@ SAMPLING_FLAGS: dict[str, tuple[type, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0, or 2 after a one-line message for a mistake in the input."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(argv)
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+    except (ValueError, OSError) as error:  # every mistake in the input is one of these, with its cause as message
+        print(f"stepaudio {argv[0]}: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="stepaudio", description="Step-Audio-R1 in JAX")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (define, help_text) in _COMMANDS.items():
@@ -46,15 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and args.command not in ("train", "plan"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.rest = rest
-    try:
-        return args.run(args) or 0
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        return 141
-    except (ValueError, OSError) as error:  # every mistake in the input is one of these, with its cause as message
-        print(f"stepaudio {args.command}: {_one_line(error)}", file=sys.stderr)
-        return 2
+    return args
 
 
 def _ask_parser(parser: argparse.ArgumentParser):
