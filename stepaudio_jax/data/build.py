@@ -88,7 +88,7 @@ def build(
     tally = Tally(_total(begun))
     waiting = []
     for piece in pieces:
-        if (out / piece.report).exists():
+        if (out / piece.report).exists() and (out / piece.shard).exists():  # Beam leaves reports without shards
             tally.add(_read_report(out, piece))
         else:
             waiting.append(piece)
@@ -158,7 +158,7 @@ def _begin(out: epath.Path, begun: dict[str, Any]) -> None:
             raise DatasetError(
                 f"{out}: begun with something else: {'; '.join(changes)}. Name another folder, or remove this one"
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(file.name != UNFINISHED for file in out.iterdir()):
         raise DatasetError(f"{out}: expected a new or empty folder, or a build that was begun, found other files in it")
     if whole:
         if (out / UNFINISHED).exists():  # killed right before the end

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -216,7 +215,23 @@ def test_a_folder_with_something_else_is_refused(source, tmp_path):
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
-def test_a_tokenizer_of_its_own(source, tmp_path):
+def test_killed_before_the_first_or_after_the_last_file(source, tmp_path):
+    (tmp_path / "out" / "unfinished").mkdir(parents=True)
+    info = build(files(source), tmp_path / "out", Recipe(FOLDER), workers=1)
+    (tmp_path / "out" / "unfinished").mkdir()
+    assert build(files(source), tmp_path / "out", Recipe(FOLDER), workers=1) == info
+    assert not (tmp_path / "out" / "unfinished").exists()
+
+
+def test_a_report_without_its_shard_is_not_trusted(source, tmp_path):
+    stopped_midway(source, tmp_path / "out", Recipe(FOLDER))
+    (tmp_path / "out" / "records-00001-of-00008.arrayrecord").unlink()
+    build(files(source), tmp_path / "out", Recipe(FOLDER), records_per_shard=8, workers=1)
+    stored = StoredDataset(tmp_path / "out")
+    assert [stored[i].conversation.turns[0].text for i in (7, 14)] == ["What is it, 8?", "What is it, 15?"]
+
+
+def test_no_such_tokenizer(source, tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         build(files(source), tmp_path / "out", Recipe(str(tmp_path / "nowhere")))
     assert not (tmp_path / "out").exists()
@@ -281,19 +296,6 @@ def test_a_full_disk_is_one_line(source, tmp_path, workers, capsys):
         error = capsys.readouterr().err
         assert "No space left on device" in error and error.count("\n") == 1
         assert not (out / "dataset.json").exists() and not list(out.glob("*.unfinished-*"))
-
-
-def test_a_full_disk_without_mounting(source, tmp_path, monkeypatch):
-    """/dev/full for the shard's temporary name."""
-    monkeypatch.setattr("stepaudio_jax.data.stored.Path.unlink", lambda *_, **__: None)
-    monkeypatch.setattr("os.getpid", lambda: "full")
-    (tmp_path / "out" / "unfinished").mkdir(parents=True)
-    from stepaudio_jax.data.stored import RecordWriter
-
-    os.symlink("/dev/full", tmp_path / "out" / "shard.unfinished-full")
-    with pytest.raises(DatasetError, match="No space left on device"), RecordWriter(tmp_path / "out" / "shard") as w:
-        w.write(bytes(10**6))
-    assert not (tmp_path / "out" / "shard").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(source, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Stored data sets: any record from any thread; a folder that is not whole, or damaged, is refused."""
 
 import json
+import os
 import threading
 
 import numpy as np
@@ -103,3 +104,11 @@ def test_an_object_store_is_given_whole_files(tmp_path, monkeypatch):
         writer.write(b"x")
         assert list((tmp_path / "bucket").iterdir()) == []
     assert (tmp_path / "bucket" / "shard").stat().st_size > 0 and list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_full_disk(tmp_path):
+    """/dev/full under the shard's temporary name."""
+    os.symlink("/dev/full", tmp_path / f"shard.unfinished-{os.getpid()}")
+    with pytest.raises(DatasetError, match=r"shard: .*No space left"), RecordWriter(tmp_path / "shard") as writer:
+        writer.write(bytes(10**6))
+    assert list(tmp_path.iterdir()) == []
