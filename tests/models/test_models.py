@@ -67,7 +67,7 @@ def test_rows_and_padding_change_nothing():
     one, two = small.sound(0.7, 1), small.sound(1.3, 2)
     together = logits(model, batch([[one, two], [], [two]], length=128))
     for row, clips in enumerate([[one, two], [], [two]]):
-        alone = batch([clips], width=48000)
+        alone = batch([clips], width=49_920)
         size = int(alone.segment_ids.sum())
         expected = logits(model, alone)[0, :size]
         np.testing.assert_allclose(together[row, :size], expected, atol=2e-4, rtol=1e-4)
