@@ -41,8 +41,10 @@ class MetricsLog:
         if not self._first:
             return
         if self._file.exists():
-            lines = [line for line in self._file.read_text().splitlines(keepends=True) if _stays(line, after, evaluated)]
-            self._file.write_text("".join(lines))
+            lines = self._file.read_text().splitlines(keepends=True)
+            unfinished = workdir / f"{FILE}.unfinished"
+            unfinished.write_text("".join(line for line in lines if _stays(line, after, evaluated)))
+            unfinished.replace(self._file)
         self._board = _tensorboard(workdir / "tensorboard", after)
 
     def log(self, values: Mapping[str, Any]) -> None:

@@ -156,7 +156,7 @@ def make_train_step(
     rules: ShardingRules | None = None,
     specs: TrainState | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The supervised step. Metrics: loss (nats per token), accuracy, tokens, filled (places without padding), grad_norm.
+    """The supervised step. Metrics: loss (nats per token), accuracy, tokens, filled (tokens with context), grad_norm.
 
     Args:
       rules, specs: the mesh, and where the state's arrays lie in it (`state_specs`); none on a single device.
