@@ -104,5 +104,5 @@ def test_mistakes_name_the_field(values, message):
 def test_mistakes_name_the_file(tmp_path):
     with pytest.raises(ConfigError, match=r"config.json: no such file"):
         StepAudioConfig.read(tmp_path)
-    with pytest.raises(ConfigError, match='preset: expected one of 33b, 8b, tiny, found "70b"'):
+    with pytest.raises(ConfigError, match=r'preset: expected one of 33b, 8b, tiny.*, found "70b"'):
         StepAudioConfig.preset("70b")

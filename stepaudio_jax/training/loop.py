@@ -201,9 +201,8 @@ class _Run:
         if self.lora is None:
             checkpoints.save(path, self._model(state), text, **rest)
         else:
-            model = merge(self.graphdef, state.params, state.frozen)
             base, modules = self.config.init, whole_modules(self.config)
-            checkpoints.save_adapters(path, model, self.lora, text, base=base, modules=modules, **rest)
+            checkpoints.save_adapters(path, self._model(state), self.lora, text, base=base, modules=modules, **rest)
 
     def close(self) -> None:
         """However it ended: what is being written is finished, and the report made."""
@@ -283,7 +282,8 @@ class _Run:
         self.console.print(f"step {self.step}: " + "  ".join(f"{name} {score:.3f}" for name, score in scores.items()))
 
     def _model(self, state: TrainState) -> StepAudio:
-        return merge(self.graphdef, state.params, state.frozen, dtype=jnp.dtype(self.config.save_dtype))
+        dtype = None if self.lora else jnp.dtype(self.config.save_dtype)
+        return merge(self.graphdef, state.params, state.frozen, dtype=dtype)
 
 
 def whole_modules(config: Config) -> list[str]:

@@ -42,8 +42,9 @@ class MetricsLog:
             return
         if self._file.exists():
             lines = self._file.read_text().splitlines(keepends=True)
-            lines = [line for line in lines if _stays(line, after, evaluated)]
-            self._file.write_text("".join(lines))
+            unfinished = workdir / f"{FILE}.unfinished"
+            unfinished.write_text("".join(line for line in lines if _stays(line, after, evaluated)))
+            unfinished.replace(self._file)
         self._board = _tensorboard(workdir / "tensorboard", after)
 
     def log(self, values: Mapping[str, Any]) -> None:

@@ -174,7 +174,7 @@ def make_train_step(
     specs: TrainState | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step of an objective. Metrics: loss, accuracy, what else the objective reports, tokens (trained on), filled
-    (places without padding), grad_norm.
+    (tokens with context), grad_norm.
 
     Args:
       rules, specs: the mesh, and where the state's arrays lie in it (`state_specs`); none on a single device.

@@ -9,12 +9,14 @@ import optax
 import pytest
 from flax import nnx
 
-from configs import lora_tiny, tiny, tiny_finish
+from configs import lora_tiny, tiny
 from stepaudio_jax import checkpoints, miniature, training
 from stepaudio_jax.data import collate, encode
-from stepaudio_jax.training import loop
-from stepaudio_jax.training.sources import miniature_batches
+from stepaudio_jax.parallel import make_mesh
+from stepaudio_jax.training.sources import MiniatureSource
+from stepaudio_jax.training.stage import prepare
 from tests import small
+from tests.training import runs
 
 
 def test_the_loss_is_the_mean_over_masked_tokens():
@@ -186,16 +188,23 @@ def test_bfloat16_parameters_are_refused():
 
 
 def test_the_source_is_a_function_of_seed_and_step():
-    config, tokenizer = tiny.get_config().data, training_tokenizer()
-    config.batch_size = 4
+    """Also where it goes on from: in the middle of a group of batches."""
+    tokenizer = training_tokenizer()
+
+    def source(seed):
+        config = runs.config(seed=seed, model="tiny", **runs.SOUND)
+        return MiniatureSource(config, tokenizer, prepare(config, make_mesh({}, jax.devices()[:1])))
 
     def first(seed):
-        source = miniature_batches(config, tokenizer, seed)
-        return [next(source) for _ in range(5)]
+        made = source(seed)
+        return [next(made) for _ in range(5)]
 
     one, same, other = first(0), first(0), first(1)
-    for a, b in zip(one, same, strict=True):
+    late = source(0)
+    late.restore({"batch": 4})
+    for a, b in zip([*one, one[4]], [*same, next(late)], strict=True):
         jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert late.state() == {"batch": 5}
     assert any(
         a.tokens.shape != b.tokens.shape or np.any(a.tokens != b.tokens) for a, b in zip(one, other, strict=True)
     )
@@ -218,66 +227,32 @@ def test_every_example_fits_the_buckets():
         assert example.num_tokens <= longest and example.sound_units * 1_280 <= samples
 
 
-def small_run_config():
-    config = tiny.get_config()
-    config.steps, config.log_every, config.eval_every = 4, 1, 2
-    config.scan_layers = True  # compiles sooner
-    config.optim.warmup_steps = 1
-    config.data.batch_size, config.data.batches_per_group = 2, 2
-    config.data.buckets = ((160, 65_280),)
-    return config
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    make_mesh = loop.make_mesh
-    monkeypatch.setattr(loop, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
-
-
 @pytest.mark.usefixtures("one_device")
 def test_a_run_leaves_a_checkpoint_its_config_and_its_metrics(tmp_path):
-    config = small_run_config()
     seen = []
+    config = runs.config(steps=4, eval_every=2, save_dtype="bfloat16", **runs.SOUND)
     path = training.train(
         config, tmp_path / "run", evaluate=lambda model, tokenizer: seen.append(model) or {"eval": 1.0}
     )
     model, tokenizer = checkpoints.load(path)
-    assert tokenizer.vocab_size == model.config.decoder.vocab_size == 1024
+    assert tokenizer.vocab_size == 512 and model.config == small.config(max_position_embeddings=1024)
     assert {str(x.dtype) for x in jax.tree.leaves(nnx.state(model, nnx.Param))} == {"bfloat16"}
     assert len(seen) == 2
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
-    assert sum("eval" in line for line in lines) == 2
+    lines = runs.lines(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4] and all(0 < line["padding"] < 1 for line in lines)
+    assert len(runs.lines(tmp_path / "run", "eval")) == 2
     assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 4
-    with pytest.raises(FileExistsError, match="a finished run lies here"):
-        training.train(config, tmp_path / "run")
+    assert "4 of 4 steps" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("one_device")
-def test_a_run_repeats_exactly(tmp_path):
-    one, two = (training.train(small_run_config(), tmp_path / name) for name in ("one", "two"))
-    states = [nnx.to_pure_dict(nnx.state(checkpoints.load(path)[0], nnx.Param)) for path in (one, two)]
-    jax.tree.map(np.testing.assert_array_equal, *states)
-
-
-@pytest.mark.usefixtures("one_device")
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    config = small_run_config()
-    config.optim.update({"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": 1e30})
-    with pytest.raises(FloatingPointError, match="learning_rate"):
-        training.train(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoint").exists()
-
-
-@pytest.mark.usefixtures("one_device")
-def test_a_run_goes_on_from_a_checkpoint(tmp_path):
-    first = training.train(small_run_config(), tmp_path / "one")
-    config = tiny_finish.get_config()
-    config.update({"init": str(first), "steps": 2, "eval_every": 2, "data": small_run_config().data})
+def test_a_run_starts_from_a_checkpoint(tmp_path):
+    first = training.train(runs.config(steps=4), tmp_path / "one")
+    config = runs.config(init=str(first), steps=2)
     config.optim.update({"warmup_steps": 1, "learning_rate": 0.0, "end_learning_rate": 0.0})
     second = training.train(config, tmp_path / "two")
-    states = [nnx.to_pure_dict(nnx.state(checkpoints.load(path)[0], nnx.Param)) for path in (first, second)]
-    jax.tree.map(np.testing.assert_array_equal, *states)  # a rate of 0: what was read is what is written
+    # a rate of 0: what was read is what is written
+    jax.tree.map(np.testing.assert_array_equal, runs.parameters(first), runs.parameters(second))
 
 
 def test_configs_take_overrides_and_name_the_nearest_key():
@@ -297,7 +272,8 @@ def test_configs_take_overrides_and_name_the_nearest_key():
 def test_a_run_trains_adapters(tmp_path):
     """What it leaves is a folder of adapters beside its base, which as a whole is what was trained."""
     config = lora_tiny.get_config()
-    config.update({"steps": 2, "eval_every": 2, "scan_layers": True, "data": small_run_config().data})
+    config.update({"steps": 2, "eval_every": 2, "scan_layers": True})
+    config.data.update({"batch_size": 2, "batches_per_group": 2, "buckets": ((160, 65_280),)})
     config.optim.warmup_steps = 0
     seen = []
     path = training.train(config, tmp_path / "run", evaluate=lambda model, _: seen.append(model) or {})
