@@ -35,6 +35,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TOP_LEVEL = (PACKAGE, "checkpoints_convert", "configs")
 FORBIDDEN = {"torch", "transformers", "pickle", "cloudpickle", "dill"}
 ONLY_IN = {"orbax": "checkpoints", "tensorstore": "checkpoints"}  # library: the one room that may import it
+EXTRAS = ("data", "beam", "train", "serve")  # whose libraries the packages import, inside functions
 DOCUMENTED = (*TOP_LEVEL, "tests", "benchmarks", "launch", "tools")
 
 REPO = Path(__file__).resolve().parent.parent
@@ -143,7 +144,8 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 def undeclared(root: Path) -> list[str]:
     """Imports of the packages that pyproject.toml does not ask for, and a fresh installation lacks."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = [*project["dependencies"], *project.get("optional-dependencies", {}).get("serve", [])]
+    extras = project.get("optional-dependencies", {})
+    asked = [*project["dependencies"], *(line for name in EXTRAS for line in extras.get(name, []))]
     declared = {re.split(r"[^\w.-]", line, maxsplit=1)[0].lower().replace("_", "-") for line in asked}
     installed = packages_distributions()  # import name → names to install
     missing = []

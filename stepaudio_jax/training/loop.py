@@ -231,7 +231,8 @@ class _Run:
             self.tell(f"skipped: {skipped}")
         del values["skipped"]
         if done.step % self.config.log_every == 0 or done.step == self.config.steps:
-            values |= {"step": done.step, "learning_rate": float(np.asarray(self.schedule(done.step - 1)))} | self.meter.rates()
+            rate = float(np.asarray(self.schedule(done.step - 1)))
+            values |= {"step": done.step, "learning_rate": rate} | self.meter.rates()
             self.log.log(values)
             self.bar.show(values)
         self.bar.advance(done.step)
