@@ -207,7 +207,7 @@ def make_train_step(
 
                 parts = batch, targets, mask
                 first = jax.tree.map(lambda x: x[0], parts)
-                _, sums = jax.eval_shape(lambda args: evaluate(compute, frozen, *args, count), first)
+                _, sums = jax.eval_shape(evaluate, compute, frozen, *first, count)
                 sums = {name: jnp.zeros(value.shape, value.dtype) for name, value in sums.items()}
                 (grads, sums), _ = jax.lax.scan(accumulate, (jax.tree.map(jnp.zeros_like, shared), sums), parts)
             return sums, add_up(grads)[0]

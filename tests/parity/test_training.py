@@ -31,7 +31,7 @@ def our_batch(step: int) -> Batch:
     learned = np.zeros(data.tokens.shape, bool)
     for row, prompt in enumerate(prompts(step)):
         learned[row, len(prompt.tokens) // 3 : len(prompt.tokens)] = True
-    return Batch(data.tokens, data.positions, data.segment_ids, learned, data.audio)
+    return data._replace(loss_mask=learned)
 
 
 def torch_loss(model: torch_reference.Reference, step: int) -> torch.Tensor:

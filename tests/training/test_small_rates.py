@@ -15,8 +15,8 @@ STEPS, RATE = 50, 1e-6
 def data(seed):
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, 520, (4, 24), np.int32)
-    rows = np.ones_like(tokens)
-    return Batch(tokens, np.broadcast_to(np.arange(24, dtype=np.int32), (4, 24)), rows, rng.random((4, 24)) < 0.7, None)
+    positions, ones = np.broadcast_to(np.arange(24, dtype=np.int32), (4, 24)), np.ones_like(tokens)
+    return Batch(tokens, positions, ones, rng.random((4, 24)) < 0.7, np.zeros_like(tokens), None)
 
 
 def moved(compute_dtype, kept):
