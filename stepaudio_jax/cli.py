@@ -204,9 +204,9 @@ def _data_parser(parser: argparse.ArgumentParser):
 
 
 def _miniature(args: argparse.Namespace) -> int:
-    from stepaudio_jax.miniature.export import export
+    from stepaudio_jax.miniature import export_dataset
 
-    path = export(args.folder, records=args.records, seed=args.seed, preferences=args.preferences)
+    path = export_dataset(args.folder, records=args.records, seed=args.seed, preferences=args.preferences)
     print(f"{args.records} records are in {path}. Next: stepaudio data build {path} --audio={args.folder} --out=FOLDER")
     return 0
 

@@ -1,5 +1,6 @@
 """The small world the tiny model lives in: scenes of sound, questions with true answers, and their scoring."""
 
+from stepaudio_jax.miniature.export import export_dataset
 from stepaudio_jax.miniature.questions import KINDS, Question, make_question, silenced
 from stepaudio_jax.miniature.scenes import Event, Scene, arrange, random_event, render
 from stepaudio_jax.miniature.scoring import EventScore, is_correct, parse_events, score_events
@@ -15,6 +16,7 @@ __all__ = [
     "Scene",
     "arrange",
     "build_tokenizer",
+    "export_dataset",
     "is_correct",
     "make_question",
     "make_text_question",

@@ -17,7 +17,7 @@ from stepaudio_jax.text import Audio, Turn
 PLACEHOLDER = "<audio>"
 
 
-def export(folder: epath.PathLike, *, records: int, seed: int = 0, preferences: bool = False) -> epath.Path:
+def export_dataset(folder: epath.PathLike, *, records: int, seed: int = 0, preferences: bool = False) -> epath.Path:
     """Writes data.jsonl and wav/ into a folder; gives the path of the former.
 
     Args:

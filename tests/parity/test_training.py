@@ -31,7 +31,8 @@ def our_batch(step: int) -> Batch:
     learned = np.zeros(data.tokens.shape, bool)
     for row, prompt in enumerate(prompts(step)):
         learned[row, len(prompt.tokens) // 3 : len(prompt.tokens)] = True
-    return data._replace(loss_mask=learned)
+    sources = np.zeros_like(data.tokens)
+    return Batch(data.tokens, data.positions, data.segment_ids, learned, sources, data.audio)
 
 
 def torch_loss(model: torch_reference.Reference, step: int) -> torch.Tensor:
