@@ -3,10 +3,10 @@
     make bench, or: .venv-parity/bin/python -m benchmarks.train_step [--quick]
 
 "plain JAX" is what one would write by hand for this batch: jnp functions over a tree of per-layer arrays, attention
-as a softmax of all scores, logits of all tokens, optax. "torch" is transformers' encoder and decoder, run over the batch as
-a whole, with torch's fused AdamW. Every row is full and has one clip of the same length, so that neither peer needs a
-mask for padding. All compute log-mel from waveforms, clip gradients and take an AdamW step; losses are compared first.
-Repetitions of the three alternate, so that a busy machine slows all alike; ratios are of the medians.
+as a softmax of all scores, logits of all tokens, optax. "torch" is transformers' encoder and decoder, run over the
+batch as a whole, with torch's fused AdamW. Every row is full and has one clip of the same length, so that neither peer
+needs a mask for padding. All compute log-mel from waveforms, clip gradients and take an AdamW step; losses are compared
+first. Repetitions of the three alternate, so that a busy machine slows all alike; ratios are of the medians.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every stage's config in miniature, over stored data sets: it trains, stops and goes on, and the 33B's configs agree."""
+"""Every stage's tiny config over stored data sets: it trains what it says, stops, and goes on to the bit."""
 
 import importlib
 import json
@@ -121,7 +121,8 @@ def test_sources_that_cannot_be_used_are_refused_in_one_line(built, tmp_path):
     with pytest.raises(ValueError, match=r"no dataset.json"):
         training.train(config_of("sft", built, **{"data.sources.scenes.path": str(tmp_path)}), tmp_path / "other")
     with pytest.raises(ValueError, match=r"sources.pairs: expected a worse reply in every record.*60 of 60"):
-        training.train(config_of("dpo", built, **{"data.sources.pairs.path": str(built["scenes"])}), tmp_path / "single")
+        single = config_of("dpo", built, **{"data.sources.pairs.path": str(built["scenes"])})
+        training.train(single, tmp_path / "single")
 
 
 def test_the_small_world_is_exported_as_it_is(built):
