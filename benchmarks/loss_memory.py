@@ -45,7 +45,8 @@ def main():
     for column in ("", "temporaries", "all logits, float32", "compile"):
         table.add_column(column, justify="right" if column else "left")
     logits = 4 * TOKENS * text.vocab_size / GIB
-    for name, loss in {"optax, all logits": plain} | {f"{n} chunks": in_chunks(n) for n in (2, 4, 8, 16)}.items():
+    losses = {"optax, all logits": plain} | {f"{n} chunks": in_chunks(n) for n in (2, 4, 8, 16)}
+    for name, loss in losses.items():
         begun = time.perf_counter()
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, head, targets).compile()
         held = compiled.memory_analysis().temp_size_in_bytes / GIB
