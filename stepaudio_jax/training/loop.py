@@ -150,6 +150,8 @@ class _Run:
         self.log = MetricsLog(self.workdir, after=self.step, evaluated=not self.owes_look)
         self.guard = Guard(self.config.guard, restored.about["guard"] if restored else None)
         self.profiler = Profiler(self.workdir / "profile", profile)
+        if restored is not None and self.lora:
+            checkpoints.read_about(self.saved.path(self.step))  # refuses a base whose weights have changed since
         fresh = self.stage.new_state(self.config) if restored is None or self.lora else None
         if restored is None:
             assert fresh is not None

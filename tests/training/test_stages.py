@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import lora_tiny
 from stepaudio_jax import checkpoints, miniature, training
 from stepaudio_jax.cli import main
 from stepaudio_jax.data.stored import StoredDataset
@@ -90,14 +91,21 @@ def test_what_the_reference_thinks_is_computed_once_and_is_what_the_policy_think
             assert batch.reference[row][own].sum() == pytest.approx(found[row, segment - 1], abs=1e-3)
 
 
+def with_adapters(config):
+    config.update({"trainable": ("lora",), "lora": lora_tiny.get_config().lora})
+    return config
+
+
 @pytest.mark.usefixtures("one_device")
-def test_a_run_over_stored_data_that_is_stopped_goes_on_to_the_bit(built, tmp_path):
-    config = config_of("mid_training", built, steps=4)
-    training.train(config, tmp_path / "whole")
-    halved = config_of("mid_training", built, steps=4)
+@pytest.mark.parametrize("adapt", [lambda config: config, with_adapters], ids=["whole modules", "adapters"])
+def test_a_run_over_stored_data_that_is_stopped_goes_on_to_the_bit(adapt, built, tmp_path):
+    def config(**changes):
+        return adapt(config_of("mid_training", built, steps=4, **changes))
+
+    training.train(config(), tmp_path / "whole")
     with pytest.raises(RuntimeError, match="enough"):
-        training.train(halved, tmp_path / "run", evaluate=_stop_at_two(halved))
-    training.train(config_of("mid_training", built, steps=4), tmp_path / "run", allow_change=["eval_every"])
+        training.train(config(eval_every=2), tmp_path / "run", evaluate=_enough)
+    training.train(config(), tmp_path / "run", allow_change=["eval_every"])
     for name in ("loss", "grad_norm", "tokens", "padding"):
         one, two = ([line[name] for line in runs.lines(tmp_path / run)] for run in ("whole", "run"))
         assert one == two, name
@@ -105,13 +113,8 @@ def test_a_run_over_stored_data_that_is_stopped_goes_on_to_the_bit(built, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
-def _stop_at_two(config):
-    config.eval_every = 2
-
-    def evaluate(model, tokenizer):
-        raise RuntimeError("enough")
-
-    return evaluate
+def _enough(model, tokenizer):
+    raise RuntimeError("enough")
 
 
 @pytest.mark.usefixtures("one_device")
