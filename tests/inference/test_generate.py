@@ -43,6 +43,7 @@ def next_log_probs(conversation: Conversation, written: list[int], temperature: 
     size = example.num_tokens
     data.tokens[0, size : size + len(written)] = written
     data.segment_ids[0, : size + len(written)] = 1
+    data.positions[0] = np.arange(192)
     logits = np.asarray(_logits()(data), np.float64)[0, size + len(written) - 1, : small.tokenizer().vocab_size]
     logits /= temperature
     return logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()

@@ -49,10 +49,14 @@ def rows(layout) -> Batch:
     return collate(made, length=length, sound_rows=len(made), sound_samples=(140 if layout is PACKED else 60) * SOUND)
 
 
+@jax.jit
+def scores(batch: Batch, targets):
+    return score(small.model(scale=1.0), batch, targets, training.StepOptions())
+
+
 def log_probs(batch: Batch) -> list[np.ndarray]:
     """Of each segment's trained tokens."""
     targets, mask = next_tokens(batch.tokens, batch.loss_mask)
-    scores = jax.jit(lambda batch, targets: score(small.model(scale=1.0), batch, targets, training.StepOptions()))
     found = np.asarray(scores(batch, targets).log_probs)
     return [
         found[row][np.asarray(mask[row]) & (batch.segment_ids[row] == segment)]
