@@ -76,7 +76,7 @@ def test_greedy_tokens(name, separate):
     if separate:
         model.decoder.layers = unstack(model.decoder.layers)
     programs = Programs(model, vocab_size=VOCAB, steps=STEPS, length_rule=rule)
-    features = programs.encode(data.audio.samples, data.audio.lengths)
+    features = programs.encode(data.audio.samples, data.audio.sizes)
     features = features.reshape(-1, features.shape[-1])
     cache = programs.prefill(data.tokens, data.audio.slots, features, cache_length=LENGTH + STEPS)
     count = len(rows)
