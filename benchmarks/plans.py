@@ -47,6 +47,7 @@ CASES = {
     "mid-training-2x-v5p-64": Case("mid_training_33b", "v5p:4x4x4", {"mesh.data": 2, "data.batch_size": 256}, slices=2),
     "lora-v5p-8": Case("lora_33b", "v5p:2x2x2", {}),
     "lora-v6e-8": Case("lora_33b", "v6e:2x4", {"remat": "full"}),
+    "dpo-v5p-64": Case("dpo_33b", "v5p:4x4x4", {}),
     "serve-v6e-8": Case("serve_33b", "v6e:2x4", {}),
     "serve-v5p-4": Case("serve_33b", "v5p:2x2x1", {}),
     "prefill-135k-v5p-16": Case("serve_33b", "v5p:2x2x4", PROMPT, program="prefill"),
