@@ -89,6 +89,8 @@ def _plot(title: str, lines: Sequence[dict[str, Any]], names: Sequence[str]) -> 
     for key in found:
         points = [(line["step"], line[key]) for line in lines if key in line]
         axes.plot(*zip(*points, strict=True), label=key, marker="." if len(points) < 30 else "", linewidth=1)
+    if "loss" in names:
+        axes.set_yscale("log")
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel("step", fontsize=8)
     axes.grid(alpha=0.3)
