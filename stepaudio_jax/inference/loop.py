@@ -114,6 +114,8 @@ class Generator:
             yield from self._batch([self._row(request) for request in group])
 
     def _row(self, request: Request) -> _Row:
+        if request.conversation is None:
+            raise PromptError("token_ids: expected a conversation, which this loop renders")
         example = encode(
             request.conversation,
             self.tokenizer,

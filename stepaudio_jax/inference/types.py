@@ -1,4 +1,4 @@
-"""What is asked of a generator and what it gives back: the plain loop, and the engine later, serve these.
+"""What is asked of the engine and what it gives back.
 
 for event in generate([Request(conversation)]):
     TextDelta(…) pieces as they are written, then one Finished(…) per request
@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from stepaudio_jax.text import Conversation
+
+MAX_TOP_LOG_PROBS = 20
+"""OpenAI's limit."""
 
 _ids = itertools.count()
 
@@ -37,6 +40,7 @@ class SamplingParams:
       stop: end where one of these strings appears in the text; the string is cut off.
       think_budget: close the think block after this many tokens in it; None never does.
       seed: equal seeds give equal tokens, whatever else is in the batch.
+      top_log_probs: with each token also report this many of the likeliest ones, at most MAX_TOP_LOG_PROBS.
     """
 
     temperature: float = 0.7
@@ -49,6 +53,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     think_budget: int | None = None
     seed: int = 0
+    top_log_probs: int = 0
 
     def __post_init__(self):
         _check(self.temperature >= 0, "temperature", "0 (greedy) or more", self.temperature)
@@ -60,35 +65,60 @@ class SamplingParams:
         _check(all(self.stop), "stop", "strings that are not empty", self.stop)
         _check(self.think_budget is None or self.think_budget >= 0, "think_budget", "0 or more", self.think_budget)
         _check(0 <= self.seed < 2**32, "seed", "between 0 and 2^32 − 1", self.seed)
+        most = MAX_TOP_LOG_PROBS
+        _check(0 <= self.top_log_probs <= most, "top_log_probs", f"between 0 and {most}", self.top_log_probs)
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A conversation to be continued.
+    """A conversation to be continued, or a text.
 
     Attributes:
+      conversation: None where `token_ids` is given.
+      token_ids: the whole prompt as ids, instead of a conversation; it holds no sound.
       thinking: False hands the model the empty think block, so that it answers at once.
       keep_think: keep the reasoning of earlier assistant turns in the prompt.
       template: "default" or "released", see `text.render`.
+      priority: smaller ones start first.
+      owner: among requests of one priority, owners take turns.
       id: returned with every event; made up if not given.
     """
 
-    conversation: Conversation
+    conversation: Conversation | None = None
     sampling: SamplingParams = SamplingParams()
     thinking: bool = True
     keep_think: bool = False
     template: str = "default"
+    token_ids: tuple[int, ...] | None = None
+    priority: int = 0
+    owner: str = ""
     id: str = dataclasses.field(default_factory=lambda: f"request-{next(_ids)}")
+
+    def __post_init__(self):
+        given = "both" if self.conversation and self.token_ids else "neither"
+        _check(bool(self.conversation) != bool(self.token_ids), "prompt", "a conversation or token_ids", given)
 
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """Sizes of a request; `audio_tokens` are among the `prompt_tokens`."""
+    """Sizes of a request; `audio_tokens` are among the `prompt_tokens`, as are the `cached_tokens`, whose keys and
+    values an earlier prompt had left."""
 
     audio_seconds: float
     audio_tokens: int
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenScore:
+    """A token that was written: its log-probability as in `Completion.log_probs`, and the (id, log-probability) of the
+    likeliest ones in its place, best first, as many as `SamplingParams.top_log_probs` asks for."""
+
+    token_id: int
+    log_prob: float | None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +130,7 @@ class Completion:
       log_probs: of each token under the model's distribution at the sampling temperature (at 1 when greedy), before
         top-k, top-p, min-p and repetition penalty; None for a forced token.
       forced: whether each token was put there (a closed think budget) and not chosen by the model.
+      top_log_probs: of each token, see `TokenScore.top`; empty where not asked for.
       finish_reason: "stop" or "length".
       stop_reason: the special string or stop string that ended it, or "length".
       text: as written, tags included.
@@ -117,23 +148,27 @@ class Completion:
     answer: str
     complete: bool
     usage: Usage
+    top_log_probs: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioProgress:
-    """So many of a batch's audio chunks have been encoded."""
+    """So many of a request's audio chunks have been encoded."""
 
     done: int
     total: int
+    request_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class TextDelta:
-    """A piece of text as it is written; `part` is "think" or "answer"."""
+    """A piece of text as it is written; `part` is "think" or "answer". `tokens`: those written since the piece before,
+    which need not be all of this piece's text, for a piece may wait for the end of a letter or of a stop string."""
 
     request_id: str
     part: str
     text: str
+    tokens: tuple[TokenScore, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
