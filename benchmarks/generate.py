@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stepaudio_jax.config import AudioEncoderConfig, DecoderConfig, StepAudioConfig
-from stepaudio_jax.inference import Finished, Generator, Request, SamplingParams
+from stepaudio_jax.inference import Engine, EngineOptions, Finished, Request, SamplingParams
 from stepaudio_jax.models import StepAudio, hf_names
 from stepaudio_jax.text import Conversation, Tokenizer, human
 
@@ -106,8 +106,10 @@ def main():
     tokenizer = byte_tokenizer()
     ours, theirs = models(layers)
     weight_bytes = sum(p.nbytes for p in theirs.parameters())
-    generator = Generator(ours, tokenizer, batch_size=8, burst=32)
-    generator.programs.vocab_size = SHAPE["vocab_size"]  # both sides choose among all rows of the table
+    # A prompt that is asked again is computed again: nothing of it is kept.
+    options = EngineOptions(max_rows=8, burst=32, max_length=2048, share_prefixes=False)
+    engine = Engine(ours, tokenizer, options)
+    engine.programs.vocab_size = SHAPE["vocab_size"]  # both sides choose among all rows of the table
     read, copy = bandwidth(2 if args.quick else 5)
     console.print(
         f"jax {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, "
@@ -123,7 +125,7 @@ def main():
 
         def our_run(new: int, requests=requests, written=written):
             sampling = SamplingParams(temperature=0.0, max_new_tokens=new)
-            events = generator.generate(Request(r.conversation, sampling, id=r.id) for r in requests)
+            events = engine.generate(Request(r.conversation, sampling, id=r.id) for r in requests)
             done = {e.request_id: e.completion for e in events if isinstance(e, Finished)}
             written["ours"] = np.array([done[r.id].token_ids for r in requests])
 

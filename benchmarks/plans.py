@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
 PLAIN = {"data.buckets": ((10_240, 0),), "data.batch_size": 64, "microbatches": 1, "remat": "full"}
 LONG = {"data.buckets": ((131_072, 131_072 * 1_280),), "data.batch_size": 8, "microbatches": 1}
-PROMPT = {"prompt_length": 135_168, "cache_length": 135_168, "mesh.context": 2}
+PROMPT = {"batch_size": 1, "cache_length": 135_168}
 
 CASES = {
     "sft-v5p-64": Case("sft_33b", "v5p:4x4x4", {}),
@@ -50,7 +50,7 @@ CASES = {
     "dpo-v5p-64": Case("dpo_33b", "v5p:4x4x4", {}),
     "serve-v6e-8": Case("serve_33b", "v6e:2x4", {}),
     "serve-v5p-4": Case("serve_33b", "v5p:2x2x1", {}),
-    "prefill-135k-v5p-16": Case("serve_33b", "v5p:2x2x4", PROMPT, program="prefill"),
+    "prefill-135k-v5p-8": Case("serve_33b", "v5p:2x2x2", PROMPT, program="prefill"),
     "plain-4096-v5p-64": Case("sft_33b", "v5p:4x4x4", PLAIN | {"data.buckets": ((4_096, 0),)}),
     "plain-10240-v5p-64": Case("sft_33b", "v5p:4x4x4", PLAIN),
     "sft-8b-v5p-16": Case("sft_8b", "v5p:2x2x4", {}),

@@ -17,7 +17,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": 1, "context": 1, "tensor": -1})
 
     config.batch_size = 32  # rows that decode together
-    config.cache_length = 16_384  # slots a row
+    config.cache_length = 16_384  # tokens a row
+    config.page_size = 64
     config.burst = 16  # decode steps between two looks of the host
     config.prefill_rows = 1
     config.prompt_length = 2_048

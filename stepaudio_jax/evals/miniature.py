@@ -12,7 +12,7 @@ from rich.table import Table
 
 from stepaudio_jax import miniature, models
 from stepaudio_jax.evals.evaluate import Item, Result, Score, evaluate
-from stepaudio_jax.inference import Completion, Generator, Request, SamplingParams, StepAudio
+from stepaudio_jax.inference import Completion, Engine, EngineOptions, Request, SamplingParams, StepAudio
 from stepaudio_jax.text import Tokenizer
 
 HELD_OUT = 1_000_000_007
@@ -98,15 +98,15 @@ def control_table(result: Result) -> Table:
 
 def examine(model: models.StepAudio, tokenizer: Tokenizer, *, per_kind: int = 12) -> dict[str, float]:
     """A quick look at a model in training: accuracy overall, and events heard right."""
-    generator = Generator(model, tokenizer, batch_size=32)
-    result = evaluate(generator.generate, held_out_items(per_kind, seed=1), score_answer)
+    engine = Engine(model, tokenizer)
+    result = evaluate(engine.generate, held_out_items(per_kind, seed=1), score_answer)
     kinds, details = event_scores(result)
     return {"eval_accuracy": result.overall.mean, "eval_events": kinds, "eval_details": details}
 
 
 def report(checkpoint: str, per_kind: int, seed: int, batch_size: int, console: Console) -> None:
     """Examines a checkpoint and prints the tables of its card."""
-    model = StepAudio.load(checkpoint, batch_size=batch_size)
+    model = StepAudio.load(checkpoint, options=EngineOptions(max_rows=batch_size))
     items = held_out_items(per_kind, seed=seed)
     text_items = held_out_items(per_kind, seed=seed, text=True)
     with Progress(console=Console(stderr=True)) as progress:

@@ -1,6 +1,7 @@
-"""Generation: requests in, events out; the plain loop; the session a user holds."""
+"""Generation: requests in, events out; the engine; the session a user holds."""
 
-from stepaudio_jax.inference.loop import Generator, PromptError
+from stepaudio_jax.inference.engine import Engine, EngineOptions, EngineStats, PromptError, QueueFull
+from stepaudio_jax.inference.row import Prepared
 from stepaudio_jax.inference.session import StepAudio
 from stepaudio_jax.inference.types import (
     AudioProgress,
@@ -11,20 +12,26 @@ from stepaudio_jax.inference.types import (
     Request,
     SamplingParams,
     TextDelta,
+    TokenScore,
     Usage,
 )
 
 __all__ = [
     "AudioProgress",
     "Completion",
+    "Engine",
+    "EngineOptions",
+    "EngineStats",
     "Event",
     "Finished",
     "Generate",
-    "Generator",
+    "Prepared",
     "PromptError",
+    "QueueFull",
     "Request",
     "SamplingParams",
     "StepAudio",
     "TextDelta",
+    "TokenScore",
     "Usage",
 ]

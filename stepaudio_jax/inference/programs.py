@@ -1,14 +1,14 @@
-"""The jitted programs of generation, each compiled once per bucket: encode audio, prefill, decode.
+"""The jitted programs of the engine, each compiled once per bucket: hear, prefill, decode, mark.
 
-A cache slot is a position: the key of position p lies in slot p. So a prompt padded on the right needs no mask (its
-padding lies after every query until it is overwritten), and going back to an earlier position costs nothing.
+Keys and values of all rows lie in one pool of pages, features of sound in one cache; both are given to every program
+and come back changed. Where a row stands is a number, so going back to an earlier position costs nothing.
 
 Prefill runs all tokens of a prompt but the last, which the first decode step runs; one program samples, always.
 
-Over a mesh each program is one `jax.shard_map`: rows, heads and, for long prompts, the tokens of a row are split as
-parallel/rules.py says. Tokens split over shards are dealt out in stripes, and so are the cache's slots.
+Over a mesh each program is one `jax.shard_map`. Shares of the rows ("lanes") each have a pool of their own, of which
+each shard of the heads holds its heads' part; features are whole everywhere.
 
-Shapes: B rows, T prompt bucket, K steps per burst, R feature rows, V vocabulary.
+Shapes: R rows, Q new tokens of a row, M pages of a row, K steps of a burst, X chunks of W samples, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,27 +18,85 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from stepaudio_jax.inference.sampling import SamplingArrays, sample
-from stepaudio_jax.kernels import stripe
+from stepaudio_jax.inference.sounds import ROWS
+from stepaudio_jax.inference.types import MAX_TOP_LOG_PROBS
 from stepaudio_jax.models import StepAudio
+from stepaudio_jax.models.decoder import PagedCache
 from stepaudio_jax.models.layers import AnyArray, logical_axes
 from stepaudio_jax.parallel import ShardingRules
 from stepaudio_jax.parallel.collectives import join, max_over
 from stepaudio_jax.parallel.rules import inside
 
-CACHE_AXES = ("layers", "batch", "kv_heads", "length", None)
+POOL_AXES = ("batch", None, None, "kv_heads", None)
+SCALE_AXES = ("layers", "kv_heads", None)
+SEEN_AXES = ("batch", None, None)
+ROW: Any = ("batch",)
+TABLE: Any = ("batch", None)
+WHOLE: Any = ()
+
+STOP_IDS = 8
+MARKED_AT_ONCE = 1024
+
+
+class Memory(NamedTuple):
+    """What lies on the device between calls.
+
+    Attributes:
+      pages: [lanes, layers · P, S, 2 · N, D], the key/value pool of each lane.
+      scale: of the pool where it is quantised, [layers, 2 · N, D].
+      features: [entries · ROWS, E] of chunks of sound.
+      seen: [lanes, places, V], which tokens are in the prompt or the reply of the row in that place, for the
+        repetition penalty.
+    """
+
+    pages: Any
+    scale: Any
+    features: Any
+    seen: Any
+
+
+class Rows(NamedTuple):
+    """The rows of a decode burst.
+
+    Attributes:
+      tokens, positions: each row's last token and where it stands.
+      steps: how many tokens a row wants and has pages for; 0 for no row.
+      forced: tokens to put in place of sampled ones, −1 for none.
+      stop_ids: padded with −1.
+      places: of the rows in `Memory.seen`.
+    """
+
+    tokens: Int[AnyArray, " R"]
+    positions: Int[AnyArray, " R"]
+    steps: Int[AnyArray, " R"]
+    forced: Int[AnyArray, "R K"]
+    stop_ids: Int[AnyArray, "R 8"]
+    places: Int[AnyArray, " R"]
+    page_table: Int[AnyArray, "R M"]
+    sampling: SamplingArrays
+
+
+ROWS_AXES = Rows(ROW, ROW, ROW, TABLE, TABLE, ROW, TABLE, SamplingArrays(*[ROW] * len(SamplingArrays._fields)))
 
 
 class Burst(NamedTuple):
-    """What K decode steps give: tokens [B, K], their log-probs [B, K], how many steps ran, and the cache."""
+    """What K decode steps give; entries after a row's end mean nothing.
 
-    tokens: Int[Array, "B K"]
-    log_probs: Float[Array, "B K"]
+    Attributes:
+      steps: how many ran.
+      top_ids, top_log_probs: the likeliest tokens, where any row wants them.
+    """
+
+    tokens: Int[Array, "R K"]
+    log_probs: Float[Array, "R K"]
     steps: Int[Array, ""]
-    cache: Any
+    top_ids: Int[Array, "R K 20"]
+    top_log_probs: Float[Array, "R K 20"]
 
 
 class Programs:
@@ -55,71 +113,124 @@ class Programs:
     ):
         """
         Args:
+          vocab_size: entries of the tokenizer; the rows above are never chosen.
+          steps: K, the most decode steps between two looks of the host.
           rules: the mesh; the model's parameters lie where they say.
         """
         self.graphdef, variables = nnx.split(model)
         self.state = nnx.to_pure_dict(variables)
+        self.config = model.config
         self.vocab_size, self.steps, self.length_rule = vocab_size, steps, length_rule
         self.rules = rules if rules is not None and rules.axes else None
         self.axes = logical_axes(variables)
         self.specs = self.rules.specs(self.axes) if self.rules else None
-        self._encode = jax.jit(self.encode_fn)
-        self._prefill = jax.jit(self.prefill_fn, static_argnames="cache_length")
-        self._decode = jax.jit(self.decode_fn, donate_argnames="cache")
-        self._grow = jax.jit(self.grow_fn, static_argnames="cache_length")
+        self.dtype = self.state["decoder"]["embed_tokens"].dtype
+        self.lanes = self.shards("batch")
+        self._hear = jax.jit(self.hear_fn, donate_argnames="features")
+        self._prefill = jax.jit(self.prefill_fn, donate_argnames="pages")
+        self._decode = jax.jit(self.decode_fn, donate_argnames=("pages", "seen"))
+        self._mark = jax.jit(self.mark_fn, donate_argnames="seen")
 
     @property
     def compilations(self) -> int:
-        jitted = (self._encode, self._prefill, self._decode, self._grow)
+        jitted = (self._hear, self._prefill, self._decode, self._mark)
         return sum(program._cache_size() for program in jitted)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def encode(self, samples: Float[AnyArray, "X W"], lengths: Int[AnyArray, " X"]) -> Float[Array, "X A E"]:
-        """Audio features of chunks in one bucket shape."""
-        return self._encode(self.state, samples, lengths)
+    def memory_axes(self, quantised: bool) -> Memory:
+        return Memory(POOL_AXES, SCALE_AXES if quantised else None, (None, None), SEEN_AXES)
+
+    def memory_shapes(
+        self, pages: int, page_size: int, entries: int, places: int, scale: Any = None
+    ) -> Memory:
+        """The arrays of `Memory` as shapes, the pages and places being those of each lane."""
+        decoder = self.config.decoder
+        layers, combined, dim = decoder.num_hidden_layers, 2 * decoder.num_key_value_heads, decoder.head_dim
+        kind = self.dtype if scale is None else jnp.int8
+        shape = jax.ShapeDtypeStruct
+        return Memory(
+            shape((self.lanes, layers * pages, page_size, combined, dim), kind),
+            None if scale is None else shape((layers, combined, dim), jnp.float32),
+            shape((entries * ROWS, decoder.hidden_size), self.dtype),
+            shape((self.lanes, places, decoder.vocab_size), jnp.bool_),
+        )
+
+    def new_memory(self, pages: int, page_size: int, entries: int, places: int, scale: Any = None) -> Memory:
+        """Zeros everywhere but in `scale`."""
+        shapes = self.memory_shapes(pages, page_size, entries, places, scale)._replace(scale=None)
+
+        def zeros():
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        axes = self.memory_axes(False)
+        shardings = self.rules.shardings(self.rules.specs(axes)) if self.rules else None
+        memory = jax.jit(zeros, out_shardings=shardings)()
+        if scale is not None:
+            sharding = self.rules.sharding(SCALE_AXES) if self.rules else None
+            memory = memory._replace(scale=jax.device_put(jnp.asarray(scale, jnp.float32), sharding))
+        return memory
+
+    def hear(
+        self,
+        memory: Memory,
+        samples: Float[AnyArray, "X W"],
+        sizes: Int[AnyArray, " X"],
+        places: Int[AnyArray, " X"],
+    ) -> Memory:
+        """Encodes chunks of one bucket shape, each into its place of the feature cache (a place past its end: none)."""
+        return memory._replace(features=self._hear(self.state, memory.features, samples, sizes, places))
 
     def prefill(
         self,
-        tokens: Int[AnyArray, "B T"],
-        slots: Int[AnyArray, "B T"],
-        features: Float[AnyArray, "R E"] | None,
-        cache_length: int,
-    ) -> Any:
-        """A cache of `cache_length` slots that holds the prompts."""
-        return self._prefill(self.state, tokens, slots, features, cache_length=cache_length)
-
-    def decode(
-        self,
-        cache: Any,
-        tokens: Int[AnyArray, " B"],
-        positions: Int[AnyArray, " B"],
-        live: Bool[AnyArray, " B"],
-        forced: Int[AnyArray, "B K"],
-        stop_ids: Int[AnyArray, "B S"],
-        seen: Bool[AnyArray, "B V"],
-        params: SamplingArrays,
-        wanted: int,
-    ) -> Burst:
-        """Up to K steps, fewer when every live row has met one of its stop ids or `wanted` have run.
+        memory: Memory,
+        tokens: Int[AnyArray, "R Q"],
+        heard: Int[AnyArray, "R Q"],
+        starts: Int[AnyArray, " R"],
+        counts: Int[AnyArray, " R"],
+        page_table: Int[AnyArray, "R M"],
+    ) -> Memory:
+        """Puts the keys and values of a piece of each row's prompt into its pages.
 
         Args:
-          cache: given away; use the one that comes back.
-          tokens, positions: each row's last token and where it stands.
-          live: rows that still want tokens.
-          forced: tokens to put in place of sampled ones, −1 for none.
-          stop_ids: padded with −1.
-          seen: tokens in prompt and reply, for the repetition penalty.
+          heard: the row of the feature cache in a token's place, −1 for a token of text.
+          starts, counts: the piece's first position, and how many of the Q tokens there are.
         """
-        return self._decode(self.state, cache, tokens, positions, live, forced, stop_ids, seen, params, wanted)
+        pages = self._prefill(
+            self.state, memory.pages, memory.scale, memory.features, tokens, heard, starts, counts, page_table
+        )
+        return memory._replace(pages=pages)
 
-    def grow(self, cache: Any, cache_length: int) -> Any:
-        """The same cache with more slots."""
-        return self._grow(cache, cache_length=cache_length)
+    def decode(self, memory: Memory, rows: Rows, wanted: int) -> tuple[Memory, Burst]:
+        """Up to K steps, fewer when every row has met one of its stop ids or `wanted` have run."""
+        burst, pages, seen = self._decode(self.state, memory.pages, memory.scale, memory.seen, rows, np.int32(wanted))
+        return memory._replace(pages=pages, seen=seen), burst
+
+    def mark(self, memory: Memory, lane: int, place: int, tokens: Int[np.ndarray, " T"]) -> Memory:
+        """The row in this place has seen these tokens, and none else."""
+        seen = memory.seen
+        for start in range(0, max(len(tokens), 1), MARKED_AT_ONCE):
+            piece = np.full(MARKED_AT_ONCE, self.config.decoder.vocab_size, np.int32)
+            part = tokens[start : start + MARKED_AT_ONCE]
+            piece[: len(part)] = part
+            seen = self._mark(seen, np.int32(lane), np.int32(place), piece, np.bool_(start == 0))
+        return memory._replace(seen=seen)
+
+    def update(self, state: Any) -> None:
+        """Other weights of the same model, where the old ones lay and in their type.
+
+        Raises:
+          ValueError: a tree of another structure or of other shapes.
+        """
+        old, new = (jax.tree_util.tree_flatten_with_path(tree) for tree in (self.state, state))
+        shapes = [{jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves} for leaves, _ in (old, new)]
+        if wrong := sorted(set(shapes[0].items()) ^ set(shapes[1].items())):
+            raise ValueError(f"weights: expected those of the same model, found a difference at {wrong[0][0]}")
+        self.state = jax.tree.map(lambda a, b: jax.device_put(b.astype(a.dtype), a.sharding), self.state, state)
 
     def _model(self, state) -> StepAudio:
         return nnx.merge(self.graphdef, state)
 
     def shards(self, name: str) -> int:
-        """Into how many parts a logical axis ("batch", "length", "chunks") is split; sizes must be multiples."""
+        """Into how many parts a logical axis ("batch", "chunks") is split; sizes must be multiples."""
         return self.rules.size(self.rules.split(name)) if self.rules else 1
 
     def _over_mesh(self, fn: Callable, in_axes: tuple, out_axes: Any) -> Callable:
@@ -140,78 +251,51 @@ class Programs:
             check_vma=False,  # nothing is differentiated, which is what that is for
         )
 
-    def encode_fn(self, state, samples, lengths):
-        count, shards = len(samples), self.shards("chunks")
-        extra = -count % shards
-        samples, lengths = (jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)) for x in (samples, lengths))
+    def hear_fn(self, state, features, samples, sizes, places):
+        extra = -len(samples) % self.shards("chunks")
+        samples, sizes = (jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)) for x in (samples, sizes))
 
-        def encode(state, samples, lengths):
-            return self._model(state).encode_audio(samples, lengths, length_rule=self.length_rule)
+        def encode(state, samples, sizes):
+            return join(self._model(state).encode_audio(samples, sizes, length_rule=self.length_rule), "chunks", axis=0)
 
         chunks = ("chunks", None), ("chunks",)
-        return self._over_mesh(encode, chunks, ("chunks", None, None))(state, samples, lengths)[:count]
+        encoded = self._over_mesh(encode, chunks, WHOLE)(state, samples, sizes)[: len(places)]
+        at = (places[:, None] * ROWS + jnp.arange(encoded.shape[1])).reshape(-1)
+        return features.at[at].set(encoded.reshape(-1, encoded.shape[-1]).astype(features.dtype), mode="drop")
 
-    def prefill_fn(self, state, tokens, slots, features, cache_length: int):
-        shards = self.shards("length")
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        tokens, slots, positions = (stripe(jnp.asarray(x), shards) for x in (tokens, slots, positions))
-        rows = ("batch", "length")
+    def prefill_fn(self, state, pages, scale, features, tokens, heard, starts, counts, page_table):
+        scale_axes = () if scale is None else (SCALE_AXES,)
 
-        def prefill(state, tokens, slots, positions, *features):
-            cache = self._prefill_shard(state, tokens, slots, positions, *features)
-            return self._lengthen(cache, cache_length // shards)
+        def prefill(state, pages, *arrays):
+            scale, (features, tokens, heard, starts, counts, page_table) = (
+                (None, arrays) if not scale_axes else (arrays[0], arrays[1:])
+            )
+            model = self._model(state)
+            embeds = model.embed(tokens, features[None], heard)
+            _, cache = model.decoder.extend(embeds, starts, counts, PagedCache(pages[0], scale), page_table)
+            return cache.pages[None]
 
-        heard = () if features is None else (features,)
-        over_mesh = self._over_mesh(prefill, (rows,) * 3 + ((),) * len(heard), (CACHE_AXES, CACHE_AXES))
-        return over_mesh(state, tokens, slots, positions, *heard)
+        axes = (POOL_AXES, *scale_axes, WHOLE, TABLE, TABLE, ROW, ROW, TABLE)
+        given = (pages, *([] if scale is None else [scale]), features, tokens, heard, starts, counts, page_table)
+        return self._over_mesh(prefill, axes, POOL_AXES)(state, *given)
 
-    def _prefill_shard(self, state, tokens, slots, positions, features=None):
+    def decode_fn(self, state, pages, scale, seen, rows, wanted):
+        scale_axes = () if scale is None else (SCALE_AXES,)
+
+        def decode(state, pages, seen, rows, wanted, *scale):
+            cache = PagedCache(pages[0], scale[0] if scale else None)
+            burst, pages, seen = self._decode_shard(state, cache, seen[0], rows, wanted)
+            return burst, pages[None], seen[None]
+
+        in_axes = (POOL_AXES, SEEN_AXES, ROWS_AXES, WHOLE, *scale_axes)
+        out_axes = (Burst(WHOLE, WHOLE, WHOLE, WHOLE, WHOLE), POOL_AXES, SEEN_AXES)  # every process reads all tokens
+        given = () if scale is None else (scale,)
+        return self._over_mesh(decode, in_axes, out_axes)(state, pages, seen, rows, wanted, *given)
+
+    def _decode_shard(self, state, cache, seen, rows, wanted):
         model = self._model(state)
-        embeds = model.embed(tokens, None if features is None else features[None], slots)
-
-        def together(embeds):
-            return model.decoder(embeds, positions, return_kv=True)[1]
-
-        if self.rules is not None:
-            return together(embeds)
-
-        def few_at_a_time(embeds):
-            # Products of some 512 rows run a quarter faster on a CPU than those of thousands.
-            def one(row):
-                _, cache = model.decoder(row[None], positions[:1], return_kv=True)
-                return jax.tree.map(lambda a: a.squeeze(-4), cache)
-
-            cache = jax.lax.map(one, embeds, batch_size=max(1, 512 // tokens.shape[1]))
-            return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -4), cache)
-
-        return jax.lax.platform_dependent(embeds, cpu=few_at_a_time, default=together)
-
-    def grow_fn(self, cache, cache_length: int):
-        def grow(_, cache):
-            return self._lengthen(cache, cache_length // self.shards("length"))
-
-        both = (CACHE_AXES, CACHE_AXES)
-        return self._over_mesh(grow, (both,), both)({}, cache)
-
-    @staticmethod
-    def _lengthen(cache, cache_length: int):
-        return jax.tree.map(
-            lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, cache_length - a.shape[-2]), (0, 0)]), cache
-        )
-
-    def decode_fn(self, state, cache, tokens, positions, live, forced, stop_ids, seen, params, wanted):
-        row: Any = ("batch",)
-        table: Any = ("batch", None)
-        cache_axes = (CACHE_AXES, CACHE_AXES)
-        in_axes = (cache_axes, row, row, row, table, table, table, SamplingArrays(*[row] * 6), ())
-        everywhere: Any = ()  # tokens and log-probs: every process reads all of them
-        out_axes = Burst(everywhere, everywhere, everywhere, cache_axes)
-        decode = self._over_mesh(self._decode_shard, in_axes, out_axes)
-        return decode(state, cache, tokens, positions, live, forced, stop_ids, seen, params, wanted)
-
-    def _decode_shard(self, state, cache, tokens, positions, live, forced, stop_ids, seen, params, wanted):
-        model = self._model(state)
-        rows = jnp.arange(tokens.shape[0])
+        lines = jnp.arange(rows.tokens.shape[0])
+        wants_top = max_over(jnp.any(rows.sampling.top_log_probs > 0).astype(jnp.int32), "batch") > 0
 
         def anyone(live):
             return max_over(live.any().astype(jnp.int32), "batch") > 0  # every shard runs as many steps
@@ -221,20 +305,38 @@ class Programs:
             return (i < wanted) & more
 
         def step(carry):
-            i, _, cache, tokens, live, seen, out_tokens, out_log_probs = carry
-            at = positions + i
-            hidden, cache = model.decoder.extend(model.decoder.embed(tokens[:, None]), at[:, None], cache)
+            i, _, cache, tokens, live, seen, out = carry
+            at = rows.positions + i
+            live &= i < rows.steps
+            hidden, cache = model.decoder.extend(
+                model.decoder.embed(tokens[:, None]), at, live.astype(jnp.int32), cache, rows.page_table
+            )
             logits = model.decoder.logits(hidden[:, 0])
-            chosen, log_probs = sample(logits, params, seen, at + 1, self.vocab_size)
-            chosen = jnp.where(forced[:, i] >= 0, forced[:, i], chosen)
-            live &= ~(chosen[:, None] == stop_ids).any(-1)
-            seen = seen.at[rows, chosen].set(True)
-            out_tokens = out_tokens.at[:, i].set(chosen)
-            out_log_probs = out_log_probs.at[:, i].set(log_probs[rows, chosen])
-            return i + 1, anyone(live), cache, chosen, live, seen, out_tokens, out_log_probs
+            chosen, log_probs = sample(logits, rows.sampling, lambda: seen[rows.places], at + 1, self.vocab_size)
+            forced = rows.forced[:, i]
+            chosen = jnp.where(forced >= 0, forced, chosen)
+            top = jax.lax.cond(wants_top, likeliest, lambda x: jax.tree.map(jnp.zeros_like, likeliest(x)), log_probs)
+            seen = seen.at[jnp.where(live, rows.places, len(seen)), chosen].set(True, mode="drop")
+            live &= ~(chosen[:, None] == rows.stop_ids).any(-1)
+            new = (chosen, log_probs[lines, chosen], *top)
+            out = tuple(array.at[:, i].set(value) for array, value in zip(out, new, strict=True))
+            return i + 1, anyone(live & (i + 1 < rows.steps)), cache, chosen, live, seen, out
 
-        empty = jnp.zeros((tokens.shape[0], self.steps))
-        live = jnp.asarray(live)
-        carry = (jnp.int32(0), anyone(live), cache, tokens, live, seen, empty.astype(jnp.int32), empty)
-        steps, _, cache, _, _, _, out_tokens, out_log_probs = jax.lax.while_loop(unfinished, step, carry)
-        return Burst(join(out_tokens, "batch", axis=0), join(out_log_probs, "batch", axis=0), steps, cache)
+        count = rows.tokens.shape[0]
+        empty = jnp.zeros((count, self.steps))
+        top = jnp.zeros((count, self.steps, MAX_TOP_LOG_PROBS))
+        live = rows.steps > 0
+        out = (empty.astype(jnp.int32), empty, top.astype(jnp.int32), top)
+        carry = (jnp.int32(0), anyone(live), cache, jnp.asarray(rows.tokens), live, seen, out)
+        steps, _, cache, _, _, seen, out = jax.lax.while_loop(unfinished, step, carry)
+        tokens, log_probs, top_ids, top_log_probs = (join(x, "batch", axis=0) for x in out)
+        return Burst(tokens, log_probs, steps, top_ids, top_log_probs), cache.pages, seen
+
+    def mark_fn(self, seen, lane, place, tokens, first):
+        row = jnp.where(first, False, seen[lane, place]).at[tokens].set(True, mode="drop")
+        return seen.at[lane, place].set(row)
+
+
+def likeliest(log_probs: Float[Array, "R V"]) -> tuple[Int[Array, "R 20"], Float[Array, "R 20"]]:
+    values, ids = jax.lax.top_k(log_probs, MAX_TOP_LOG_PROBS)
+    return ids.astype(jnp.int32), values

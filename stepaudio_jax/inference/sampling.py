@@ -5,7 +5,7 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -28,17 +28,18 @@ class SamplingArrays(NamedTuple):
     min_p: Float[AnyArray, " B"]
     repetition_penalty: Float[AnyArray, " B"]
     seed: UInt[AnyArray, " B"]
+    top_log_probs: Int[AnyArray, " B"]
 
     @classmethod
     def stack(cls, params: Sequence[SamplingParams]) -> SamplingArrays:
-        kinds = {"top_k": np.int32, "seed": np.uint32}
+        kinds = {"top_k": np.int32, "seed": np.uint32, "top_log_probs": np.int32}
         return cls(*(np.array([getattr(p, name) for p in params], kinds.get(name, np.float32)) for name in cls._fields))
 
 
 def sample(
     logits: Float[Array, "B V"],
     params: SamplingArrays,
-    seen: Bool[Array, "B V"],
+    seen: Callable[[], Bool[Array, "B V"]],
     position: Int[Array, " B"],
     vocab_size: int,
 ) -> tuple[Int[Array, " B"], Float[Array, "B V"]]:
@@ -48,7 +49,7 @@ def sample(
     seed and position only, so neighbours in the batch and the size of the bucket change nothing.
 
     Args:
-      seen: tokens already in the row's prompt or reply, for the repetition penalty.
+      seen: gives the tokens already in each row's prompt or reply; called where a row has a repetition penalty.
       position: of the token that is chosen.
       vocab_size: entries of the tokenizer; what lies above is padding and never chosen.
 
@@ -61,9 +62,11 @@ def sample(
     divide = jnp.where(greedy, 1.0, params.temperature)[:, None]
     log_probs = jax.nn.log_softmax(logits / divide)
 
-    penalty = params.repetition_penalty[:, None]
-    penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
-    scores = jnp.where(seen, penalised, logits) / divide
+    def penalise(logits):
+        penalty = params.repetition_penalty[:, None]
+        return jnp.where(seen(), jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+    scores = jax.lax.cond(jnp.any(params.repetition_penalty != 1), penalise, lambda x: x, logits) / divide
     filtering = jnp.any((params.top_k > 0) | (params.top_p < 1) | (params.min_p > 0))
     scores = jax.lax.cond(filtering, lambda s: filter_scores(s, params), lambda s: s, scores)
 

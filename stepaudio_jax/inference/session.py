@@ -14,7 +14,7 @@ from etils import epath
 
 from stepaudio_jax import checkpoints
 from stepaudio_jax.audio import check_samples, load_audio
-from stepaudio_jax.inference.loop import Generator
+from stepaudio_jax.inference.engine import Engine, EngineOptions
 from stepaudio_jax.inference.types import Completion, Event, Finished, Request, SamplingParams
 from stepaudio_jax.text import Audio, Conversation, human
 
@@ -30,16 +30,19 @@ class StepAudio:
       >>> reply.think, reply.answer
     """
 
-    def __init__(self, generator: Generator, defaults: SamplingParams):
-        self.generator, self.defaults = generator, defaults
+    def __init__(self, engine: Engine, defaults: SamplingParams):
+        self.engine, self.defaults = engine, defaults
 
     @classmethod
-    def load(cls, checkpoint: epath.PathLike = "tiny", *, dtype: Any = None, batch_size: int = 8) -> StepAudio:
+    def load(
+        cls, checkpoint: epath.PathLike = "tiny", *, dtype: Any = None, options: EngineOptions | None = None
+    ) -> StepAudio:
         """Loads a checkpoint folder, or "tiny", the model that comes with the package.
 
         Args:
           dtype: of the weights in memory; by default bfloat16 as served, and float32 on a CPU, which has no fast
             bfloat16 products.
+          options: of the engine.
 
         Raises:
           CheckpointError, ConfigError, TokenizerError: what is wrong with the folder, and where.
@@ -47,7 +50,7 @@ class StepAudio:
         if dtype is None:
             dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
         model, tokenizer = checkpoints.load(checkpoint, dtype=dtype)
-        return cls(Generator(model, tokenizer, batch_size=batch_size), _defaults(checkpoints.resolve(checkpoint)))
+        return cls(Engine(model, tokenizer, options), _defaults(checkpoints.resolve(checkpoint)))
 
     def ask(self, sounds: Sequence[Sound], question: str, **sampling: Any) -> Completion:
         """Asks one question about some sounds (paths, or float32 arrays at 16 kHz), heard in the given order.
@@ -71,7 +74,7 @@ class StepAudio:
         return Request(Conversation((human(*clips, question),)), params)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Event]:
-        return self.generator.generate(requests)
+        return self.engine.generate(requests)
 
 
 def _hear(sound: str | epath.PathLike | np.ndarray) -> Audio:

@@ -1,4 +1,4 @@
-"""What serving runs, for the planner: the programs of the generation loop at the sizes of a config."""
+"""What serving runs, for the planner: the programs of the engine at the sizes of a config."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from stepaudio_jax.audio import lengths
 from stepaudio_jax.config import StepAudioConfig
-from stepaudio_jax.inference.loop import STOP_IDS
-from stepaudio_jax.inference.programs import CACHE_AXES, Programs
+from stepaudio_jax.inference.engine import EngineOptions
+from stepaudio_jax.inference.programs import POOL_AXES, SEEN_AXES, STOP_IDS, Programs, Rows
 from stepaudio_jax.inference.sampling import SamplingArrays
 from stepaudio_jax.inference.types import SamplingParams
 from stepaudio_jax.models import StepAudio
@@ -22,27 +22,26 @@ from stepaudio_jax.parallel import Program, ShardingRules
 
 
 def programs(config: Any, mesh: Mesh) -> dict[str, Program]:
-    """Encoding of audio, prefill of prompts and one decode step (parallel.Program).
+    """Encoding of sound, a piece of a prompt and one decode step (parallel.Program).
 
     Args:
       config: model, dtype, vocab_size (entries of the tokenizer), batch_size (rows that decode together), cache_length
-        (slots a row), burst, prefill_rows, prompt_length, encode_chunks.
+        (tokens a row, for all of which there are pages), page_size, burst, prefill_rows, prompt_length (tokens of a
+        piece, the last of a row as long as `cache_length`), encode_chunks.
 
     Raises:
       ShardingError: sizes that do not divide over the mesh.
     """
     sizes = StepAudioConfig.preset(config.model)
     rules = ShardingRules(mesh, "serve")
-    rules.check(sizes, {"batch": ("batch_size", config.batch_size), "length": ("cache_length", config.cache_length)})
-    rules.check(
-        sizes, {"batch": ("prefill_rows", config.prefill_rows), "length": ("prompt_length", config.prompt_length)}
-    )
+    rules.check(sizes, {"batch": ("batch_size", config.batch_size)})
+    rules.check(sizes, {"batch": ("prefill_rows", config.prefill_rows)})
     dtype = jnp.dtype(config.dtype)
     model = nnx.eval_shape(lambda: StepAudio(sizes, rngs=nnx.Rngs(0), dtype=dtype))
     own = Programs(model, vocab_size=config.vocab_size, steps=config.burst, rules=rules)
-    decoder = sizes.decoder
+    decoder, page_size = sizes.decoder, config.page_size
 
-    def array(axes: tuple, kind: Any, *shape: int) -> jax.ShapeDtypeStruct:
+    def array(axes: tuple, kind: Any, *shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, kind, sharding=rules.sharding(axes))
 
     state_shardings = rules.shardings(rules.specs(own.axes))
@@ -51,55 +50,64 @@ def programs(config: Any, mesh: Mesh) -> dict[str, Program]:
         own.state,
         state_shardings,
     )
-    weights = {"parameters": (0,)}
 
-    def program(fn, *arguments, **rest) -> Program:
+    batch, width = config.batch_size, -(-config.cache_length // page_size)
+    rows_of_a_lane = batch // own.lanes
+    shapes = own.memory_shapes(rows_of_a_lane * width, page_size, EngineOptions.sounds, rows_of_a_lane)
+    pages = array(POOL_AXES, shapes.pages.dtype, *shapes.pages.shape)
+    features = array((None, None), shapes.features.dtype, *shapes.features.shape)
+    seen = array(SEEN_AXES, jnp.bool_, *shapes.seen.shape)
+
+    def program(fn, *arguments, groups: Any = None, **rest) -> Program:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, *arguments))
-        groups = weights | rest.pop("groups", {})
-        return Program(fn, (state, *arguments), shardings, groups=groups, **rest)
+        return Program(fn, (state, *arguments), shardings, groups={"parameters": (0,)} | (groups or {}), **rest)
 
     chunks, samples = config.encode_chunks, lengths.CHUNK_SAMPLES
     encode = program(
-        own.encode_fn,
+        own.hear_fn,
+        features,
         array((None, None), jnp.float32, chunks, samples),
         array((None,), jnp.int32, chunks),
+        array((None,), jnp.int32, chunks),
+        donate=(1,),
         tokens=chunks * int(lengths.audio_tokens(samples)),
         flops=encoder_flops(sizes.audio, chunks, samples) + adaptor_flops(sizes.audio, chunks, samples),
         about=f"{chunks} chunks of {lengths.CHUNK_SECONDS} s",
     )
 
     rows, length = config.prefill_rows, config.prompt_length
-    prompt = array(("batch", None), jnp.int32, rows, length)
-    prefill = program(
-        lambda state, tokens, slots, features: own.prefill_fn(state, tokens, slots, features, length),
-        prompt,
-        prompt,
-        array((None, None), dtype, length, decoder.hidden_size),
-        tokens=rows * length,
-        flops=decoder_flops(decoder, rows * length, rows * causal_pairs(length), logits=0),
-        about=f"{rows} prompts of {length:,} tokens",
-    )
-
-    batch, slots = config.batch_size, config.cache_length
-    cache_shape = decoder.num_hidden_layers, batch, decoder.num_key_value_heads, slots, decoder.head_dim
-    cache = array(CACHE_AXES, dtype, *cache_shape)
     row, table = ("batch",), ("batch", None)
-    sampling: Any = [array(row, x.dtype, batch) for x in map(np.asarray, SamplingArrays.stack([SamplingParams()]))]
-    decode = program(
-        own.decode_fn,
-        (cache, cache),
-        array(row, jnp.int32, batch),
-        array(row, jnp.int32, batch),
-        array(row, jnp.bool_, batch),
-        array(table, jnp.int32, batch, config.burst),
-        array(table, jnp.int32, batch, STOP_IDS),
-        array(table, jnp.bool_, batch, decoder.vocab_size),
-        SamplingArrays(*sampling),
-        array((), jnp.int32),
+    prompt, numbers = array(table, jnp.int32, rows, length), array(row, jnp.int32, rows)
+    before = config.cache_length - length
+    prefill = program(
+        lambda state, pages, *rest: own.prefill_fn(state, pages, None, *rest),
+        *(pages, features, prompt, prompt, numbers, numbers, array(table, jnp.int32, rows, width)),
         donate=(1,),
         groups={"KV cache": (1,)},
+        tokens=rows * length,
+        flops=decoder_flops(decoder, rows * length, rows * (causal_pairs(length) + before * length), logits=0),
+        about=f"{rows} pieces of {length:,} tokens, after {before:,}",
+    )
+
+    integers = array(row, jnp.int32, batch)
+    sampling: Any = [array(row, x.dtype, batch) for x in map(np.asarray, SamplingArrays.stack([SamplingParams()]))]
+    deciding = Rows(
+        tokens=integers,
+        positions=integers,
+        steps=integers,
+        forced=array(table, jnp.int32, batch, config.burst),
+        stop_ids=array(table, jnp.int32, batch, STOP_IDS),
+        places=integers,
+        page_table=array(table, jnp.int32, batch, width),
+        sampling=SamplingArrays(*sampling),
+    )
+    decode = program(
+        lambda state, pages, seen, rows, wanted: own.decode_fn(state, pages, None, seen, rows, wanted),
+        *(pages, seen, deciding, array((), jnp.int32)),
+        donate=(1, 2),
+        groups={"KV cache": (1,)},
         tokens=batch,
-        flops=decoder_flops(decoder, batch, batch * slots),
-        about=f"one step of {batch} rows with {slots:,} slots each",
+        flops=decoder_flops(decoder, batch, batch * config.cache_length),
+        about=f"one step of {batch} rows of {config.cache_length:,} tokens",
     )
     return {"encode": encode, "prefill": prefill, "decode": decode}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from stepaudio_jax.inference.types import Completion, Request, TextDelta, Usage
+from stepaudio_jax.inference.types import Completion, Request, TextDelta, TokenScore, Usage
 from stepaudio_jax.text import Reply, TextStream, ThinkParser, Tokenizer
 from stepaudio_jax.text.prompt import THINK_CLOSE
 
@@ -14,17 +14,18 @@ class ReplyWriter:
     """Takes tokens one by one and decides when the reply ends and what must be forced next.
 
     Attributes:
-      done: nothing more is wanted; `delivered`: and the completion has been handed out.
+      done: nothing more is wanted.
       pending: tokens to be forced next, in order.
     """
 
     def __init__(self, request: Request, tokenizer: Tokenizer, prefix: str, stop_ids: Sequence[int], usage: Usage):
         """`prefix` is the text of the open assistant turn that the prompt ends with."""
         self.request, self.stop_ids = request, tuple(stop_ids)
-        self.done = self.delivered = False
+        self.done = False
         self.pending: list[int] = []
         self.token_ids: list[int] = []
-        self._log_probs: list[float | None] = []
+        self._scores: list[TokenScore] = []
+        self._told = 0  # so many of them have gone out with events
         self._tokenizer = tokenizer
         self._usage = usage
         self._events: list[TextDelta] = []
@@ -40,12 +41,16 @@ class ReplyWriter:
         self._stop_reason = "length"
         self._spend_budget()
 
-    def push(self, token: int, log_prob: float | None):
-        """Adds a token; a forced one has no log-probability."""
+    def found_in_cache(self, tokens: int):
+        """So many tokens of the prompt needed no computing."""
+        self._usage = dataclasses.replace(self._usage, cached_tokens=tokens)
+
+    def push(self, token: int, log_prob: float | None, top: tuple[tuple[int, float], ...] = ()):
+        """Adds a token; a forced one has no log-probability. `top`: see `TokenScore`."""
         if self.pending and self.pending[0] == token:
             self.pending.pop(0)
         self.token_ids.append(token)
-        self._log_probs.append(log_prob)
+        self._scores.append(TokenScore(token, log_prob, top))
         if token in self.stop_ids:
             return self._finish(self._tokenizer.decode([token], skip_special=False))
         self._think_tokens += self._watch.thinking
@@ -70,8 +75,9 @@ class ReplyWriter:
         return Completion(
             request_id=self.request.id,
             token_ids=tuple(self.token_ids),
-            log_probs=tuple(self._log_probs),
-            forced=tuple(p is None for p in self._log_probs),
+            log_probs=tuple(score.log_prob for score in self._scores),
+            forced=tuple(score.log_prob is None for score in self._scores),
+            top_log_probs=tuple(s.top for s in self._scores) if self.request.sampling.top_log_probs else (),
             finish_reason="length" if self._stop_reason == "length" else "stop",
             stop_reason=self._stop_reason,
             text=self._text,
@@ -116,7 +122,8 @@ class ReplyWriter:
     def _deliver(self, pieces: list[tuple[str, str]]):
         for part, text in pieces:
             self._parts[part] += text
-            self._events.append(TextDelta(self.request.id, part, text))
+            tokens, self._told = tuple(self._scores[self._told :]), len(self._scores)
+            self._events.append(TextDelta(self.request.id, part, text, tokens))
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -1,11 +1,11 @@
 """Attention of new tokens against a paged key/value cache (PagedAttention, arXiv:2309.06180).
 
 Rows of different lengths share one pool of pages; a row's tokens lie in the pages that its line of the page table
-names, in order. A call may hold rows that decode (one new token) and rows that prefill (many), side by side. On TPU
-JAX's own ragged paged attention kernel does the work; elsewhere each token's pages are gathered.
+names, in order. On TPU JAX's own ragged paged attention kernel does the work; elsewhere the pages are gathered block
+by block, as many blocks as the longest row needs.
 
-Shapes: T new tokens of all rows, one after another; R rows, M pages in a row's table; P pages of S slots in the pool;
-H query heads, N key/value heads, D head_dim.
+Shapes: R rows, Q new tokens of a row; M pages in a row's table; P pages of S slots in the pool; H query heads, N
+key/value heads (H = N · G), D head_dim.
 """
 
 from __future__ import annotations
@@ -22,86 +22,103 @@ from stepaudio_jax.kernels.platform import platform
 from stepaudio_jax.kernels.visibility import MASKED
 
 KERNEL_HEAD_DIM = 128
-AT_ONCE = 8
-"""Tokens whose pages are gathered together."""
+
+KEYS_AT_ONCE = {"decode": 64, "prefill": 256}
+"""Slots gathered together where there is no kernel: of a few new tokens, and of many (benchmarks/README.md)."""
+
+NOWHERE = 2**30
+"""A slot beyond every pool, where writes are dropped."""
 
 
 def paged_attention(
-    q: Float[Array, "T H D"],
+    q: Float[Array, "R Q H D"],
     kv_pages: Float[Array, "P S 2*N D"],
-    kv_lengths: Int[Array | np.ndarray, " R"],
+    starts: Int[Array | np.ndarray, " R"],
+    counts: Int[Array | np.ndarray, " R"],
     page_table: Int[Array | np.ndarray, "R M"],
-    q_starts: Int[Array | np.ndarray, " R+1"],
-    num_rows: Int[Array | np.ndarray, " 1"],
     *,
     scale: float | None = None,
-    k_scale: float | None = None,
-    v_scale: float | None = None,
     implementation: Literal["pallas_tpu", "xla"] | None = None,
-) -> Float[Array, "T H D"]:
-    """Each row's new tokens attend to the row's whole cache up to themselves; tokens of no row give 0.
+) -> Float[Array, "R Q H D"]:
+    """Each row's new tokens attend to the row's whole cache up to themselves.
 
     Args:
       kv_pages: the pool, the key and the value of each head alternating; the new tokens' are already in it
         (`write_pages`).
-      kv_lengths: tokens of each row, the new ones included.
-      page_table: the pages of each row; entries past its length may be any page.
-      q_starts: row r's new tokens are q[q_starts[r] : q_starts[r + 1]], the last of its tokens.
-      num_rows: how many of the R rows there are.
+      starts: the position of each row's first new token: so many tokens it had before.
+      counts: how many of a row's Q queries there are; the rest is padding, and what comes out for it means nothing. A
+        row of 0 is none, and gives 0.
+      page_table: the pages of each row; entries past its length may be any page of the pool.
       scale: defaults to D^−0.5.
-      k_scale, v_scale: what quantised keys and values are to be multiplied by.
       implementation: "pallas_tpu" or "xla"; by default what suits the platform.
 
     Raises:
       ValueError: shapes that do not fit together, or a head_dim that the TPU kernel lacks when it is asked for.
     """
-    q, kv_pages = jnp.asarray(q), jnp.asarray(kv_pages)
-    kv_lengths, page_table, q_starts, num_rows = map(jnp.asarray, (kv_lengths, page_table, q_starts, num_rows))
-    _check(q, kv_pages, kv_lengths, page_table, q_starts, num_rows)
+    q, kv_pages, starts, counts, page_table = map(jnp.asarray, (q, kv_pages, starts, counts, page_table))
+    _check(q, kv_pages, starts, counts, page_table)
     if implementation not in (None, "pallas_tpu", "xla"):
         raise ValueError(f'implementation: expected "pallas_tpu", "xla" or None, found {implementation!r}')
-    if implementation == "pallas_tpu" and q.shape[2] != KERNEL_HEAD_DIM:
-        raise ValueError(f"head_dim: the TPU kernel expects {KERNEL_HEAD_DIM}, found {q.shape[2]}")
-    suits = platform() == "tpu" and q.shape[2] == KERNEL_HEAD_DIM
-    attend = _library if implementation == "pallas_tpu" or (implementation is None and suits) else _gathered
-    scale = float(q.shape[2] ** -0.5) if scale is None else scale
-    out = attend(q, kv_pages, kv_lengths, page_table, q_starts, num_rows, scale, k_scale, v_scale)
-    in_a_row = jnp.arange(q.shape[0]) < q_starts[num_rows[0]]
-    return jnp.where(in_a_row[:, None, None], out, 0)
+    if implementation == "pallas_tpu" and q.shape[3] != KERNEL_HEAD_DIM:
+        raise ValueError(f"head_dim: the TPU kernel expects {KERNEL_HEAD_DIM}, found {q.shape[3]}")
+    suits = platform() == "tpu" and q.shape[3] == KERNEL_HEAD_DIM
+    attend = _library if implementation == "pallas_tpu" or (implementation is None and suits) else _by_blocks
+    scale = float(q.shape[3] ** -0.5) if scale is None else scale
+    out = attend(q, kv_pages, starts, counts, page_table, scale)
+    return jnp.where((counts > 0)[:, None, None, None], out, 0)
 
 
-def _library(q, kv_pages, kv_lengths, page_table, q_starts, num_rows, scale, k_scale, v_scale):
+def _library(q, kv_pages, starts, counts, page_table, scale):
+    rows, new, heads, dim = q.shape
     # Keys of about 512 slots at a time, in at most 16 pages, which fill the kernel's scalar registers.
     pages = min(max(512 // kv_pages.shape[1], 1), 16, page_table.shape[1])
-    return ragged_paged_attention(
-        *(q, kv_pages, kv_lengths, page_table, q_starts, num_rows),
+    out = ragged_paged_attention(
+        q.reshape(rows * new, heads, dim),
+        kv_pages,
+        jnp.where(counts > 0, starts, 0) + new,  # padding counts as tokens, which come after those that matter
+        page_table,
+        jnp.arange(rows + 1, dtype=jnp.int32) * new,
+        jnp.full(1, rows, jnp.int32),
         sm_scale=scale,
-        k_scale=k_scale,
-        v_scale=v_scale,
+        k_scale=None if kv_pages.dtype != jnp.int8 else 1.0,
+        v_scale=None if kv_pages.dtype != jnp.int8 else 1.0,
         num_kv_pages_per_block=pages,
         num_queries_per_block=32,
     )
+    return out.reshape(q.shape)
 
 
-def _gathered(q, kv_pages, kv_lengths, page_table, q_starts, num_rows, scale, k_scale, v_scale):
-    heads, dim = q.shape[1:]
-    kv_heads = kv_pages.shape[2] // 2
-    rows = jnp.clip(jnp.searchsorted(q_starts[1:], jnp.arange(q.shape[0]), side="right"), 0, num_rows[0] - 1)
-    positions = kv_lengths[rows] - q_starts[rows + 1] + jnp.arange(q.shape[0])
+def _by_blocks(q, kv_pages, starts, counts, page_table, scale):
+    """Softmax over blocks of keys with a running maximum and sum (arXiv:2205.14135, algorithm 1)."""
+    rows, new, heads, dim = q.shape
+    size, kv_heads = kv_pages.shape[1], kv_pages.shape[2] // 2
+    pages = max(KEYS_AT_ONCE["decode" if new < 8 else "prefill"] // size, 1)
+    table = jnp.pad(page_table, ((0, 0), (0, -page_table.shape[1] % pages)))
+    grouped = q.reshape(rows, new, kv_heads, -1, dim).transpose(0, 2, 3, 1, 4).reshape(rows, kv_heads, -1, dim)
+    kv_lengths = jnp.where(counts > 0, starts + counts, 0)
+    position = starts[:, None] + jnp.arange(new)
+    position = jnp.tile(position, (1, heads // kv_heads))[:, None, :, None]  # [R, 1, G · Q, 1]
 
-    def token(inputs):
-        query, row, position = inputs
-        slots = kv_pages[page_table[row]].reshape(-1, kv_heads, 2, dim)
-        keys, values = (slots[:, :, i].astype(query.dtype) for i in range(2))
-        grouped = query.reshape(kv_heads, -1, dim)
-        scores = jnp.einsum("ngd,snd->ngs", grouped, keys, preferred_element_type=jnp.float32)
-        seen = jnp.arange(slots.shape[0]) <= position
-        weights = jax.nn.softmax(jnp.where(seen, scores * (scale * (k_scale or 1.0)), MASKED), axis=-1)
-        values = jnp.where(seen[:, None, None], values, 0)  # a page never written may hold anything
-        out = jnp.einsum("ngs,snd->ngd", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-        return (out * (v_scale or 1.0)).reshape(heads, dim).astype(query.dtype)
+    def block(index, carry):
+        top, total, out = carry
+        names = jax.lax.dynamic_slice(table, (0, index * pages), (rows, pages))
+        held = kv_pages[names].reshape(rows, pages * size, kv_heads, 2, dim).transpose(3, 0, 2, 1, 4).astype(q.dtype)
+        at = index * pages * size + jnp.arange(pages * size)
+        # What lies beyond a row's end may be anything, and 0 · NaN is NaN.
+        values = jnp.where((at < kv_lengths[:, None])[:, None, :, None], held[1], 0)
+        scores = jnp.einsum("rnqd,rnsd->rnqs", grouped, held[0], preferred_element_type=jnp.float32) * scale
+        scores = jnp.where(at <= position, scores, MASKED)
+        new_top = jnp.maximum(top, scores.max(-1, keepdims=True))
+        weights, shrink = jnp.exp(scores - new_top), jnp.exp(top - new_top)
+        part = jnp.einsum("rnqs,rnsd->rnqd", weights.astype(q.dtype), values, preferred_element_type=jnp.float32)
+        return new_top, total * shrink + weights.sum(-1, keepdims=True), out * shrink + part
 
-    return jax.lax.map(token, (q, rows, positions), batch_size=AT_ONCE)
+    wide = jnp.zeros(grouped.shape, jnp.float32)
+    start = jnp.full_like(wide[..., :1], MASKED), wide[..., :1], wide
+    blocks = (kv_lengths.max() + pages * size - 1) // (pages * size)
+    _, total, out = jax.lax.fori_loop(0, blocks, block, start)
+    out = (out / jnp.maximum(total, 1e-30)).reshape(rows, kv_heads, -1, new, dim).transpose(0, 3, 1, 2, 4)
+    return out.reshape(q.shape).astype(q.dtype)
 
 
 def write_pages(
@@ -113,25 +130,23 @@ def write_pages(
     """The pool with new tokens' keys and values in it, token t in slot slots[t] % S of page slots[t] // S; tokens whose
     slot is P · S or more are dropped."""
     pages, size, combined, dim = kv_pages.shape
-    new = jnp.stack([k, v], 2).reshape(-1, combined, dim).astype(kv_pages.dtype)
-    flat = kv_pages.reshape(pages * size, combined, dim).at[slots].set(new, mode="drop")
+    new = jnp.stack([k, v], 2).reshape(-1, combined, dim)
+    flat = kv_pages.reshape(pages * size, combined, dim).at[slots].set(new.astype(kv_pages.dtype), mode="drop")
     return flat.reshape(kv_pages.shape)
 
 
-def _check(q, kv_pages, kv_lengths, page_table, q_starts, num_rows):
-    rows = page_table.shape[0]
-    if q.ndim != 3 or kv_pages.ndim != 4:
+def _check(q, kv_pages, starts, counts, page_table):
+    if q.ndim != 4 or kv_pages.ndim != 4 or page_table.ndim != 2:
         raise ValueError(
-            "q and kv_pages: expected [tokens, heads, head_dim] and [pages, slots, 2 · key/value heads, head_dim], "
-            f"found {q.shape} and {kv_pages.shape}"
+            "q, kv_pages and page_table: expected [rows, tokens, heads, head_dim], [pages, slots, 2 · key/value heads, "
+            f"head_dim] and [rows, pages], found {q.shape}, {kv_pages.shape} and {page_table.shape}"
         )
-    if q.shape[2] != kv_pages.shape[3]:
-        raise ValueError(f"q and kv_pages: expected the same head_dim, found {q.shape[2]} and {kv_pages.shape[3]}")
-    if kv_pages.shape[2] % 2 or q.shape[1] % (kv_pages.shape[2] // 2):
+    if q.shape[3] != kv_pages.shape[3]:
+        raise ValueError(f"q and kv_pages: expected the same head_dim, found {q.shape[3]} and {kv_pages.shape[3]}")
+    if kv_pages.shape[2] % 2 or q.shape[2] % (kv_pages.shape[2] // 2):
         raise ValueError(
-            f"heads: expected a multiple of {kv_pages.shape[2]} / 2 key/value heads, found {q.shape[1]} query heads"
+            f"heads: expected a multiple of {kv_pages.shape[2]} / 2 key/value heads, found {q.shape[2]} query heads"
         )
-    expected = {"kv_lengths": (kv_lengths, (rows,)), "q_starts": (q_starts, (rows + 1,)), "num_rows": (num_rows, (1,))}
-    for name, (array, shape) in expected.items():
-        if array.shape != shape:
-            raise ValueError(f"{name}: expected shape {shape} for a table of {rows} rows, found {array.shape}")
+    for name, size in (("starts", starts.shape), ("counts", counts.shape), ("page_table", page_table.shape[:1])):
+        if size != q.shape[:1]:
+            raise ValueError(f"{name}: expected {q.shape[0]} rows, as q has, found {size}")

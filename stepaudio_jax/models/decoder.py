@@ -1,11 +1,12 @@
 """The Qwen2.5 decoder: grouped-query attention, rotary positions, RMSNorm, SwiGLU.
 
-Shapes: B batch, T tokens, E hidden_size, V vocab_size, H and N query and key/value heads, D head_dim, K cache slots.
+Shapes: B batch, T tokens, E hidden_size, V vocab_size, H and N query and key/value heads, D head_dim; of a cache R
+rows, Q new tokens of a row, M pages of a row, P pages of S slots in a layer.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from stepaudio_jax.config import DecoderConfig
-from stepaudio_jax.kernels import decode_attention, flash_attention, ring_attention
+from stepaudio_jax.kernels import flash_attention, paged_attention, ring_attention, write_pages
+from stepaudio_jax.kernels.paged_attention import NOWHERE
 from stepaudio_jax.models.layers import (
     AnyArray,
     Linear,
@@ -87,8 +89,34 @@ def _lookup_backward(saved, gradient):
 
 lookup.defvjp(_lookup_forward, _lookup_backward)
 
-NOWHERE = 2**30
-"""A slot beyond every cache, where writes are dropped."""
+
+class PagedCache(NamedTuple):
+    """Keys and values of all layers in one pool of pages, the P pages of each layer after those of the layer before.
+
+    Attributes:
+      pages: [layers · P, S, 2 · N, D], the key and the value of each head alternating; int8 where there is a scale.
+      scale: [layers, 2 · N, D] float32, what a stored integer is to be multiplied by.
+    """
+
+    pages: Float[Array, "LP S 2*N D"]
+    scale: Float[Array, "L 2*N D"] | None = None
+
+
+def by_kv_head(x: Float[Array, "R Q H D"], scale: Float[Array, "N D"]) -> Float[Array, "R Q H D"]:
+    """x times the scale of the key/value head that each of its heads shares."""
+    grouped = x.reshape(*x.shape[:2], len(scale), -1, x.shape[-1]).astype(jnp.float32) * scale[:, None]
+    return grouped.reshape(x.shape).astype(x.dtype)
+
+
+def quantise(q: Array, k: Array, v: Array, scale: Float[Array, "2*N D"]) -> tuple[Array, Array, Array]:
+    """Keys and values as int8. Channels keep their own scale (KIVI, arXiv:2402.02750, section 3.2, finds keys need it),
+    of which the keys' is moved over to the queries, so that attention itself sees plain integers."""
+
+    def rounded(x, scale):
+        return jnp.clip(jnp.round(x.astype(jnp.float32) / scale), -127, 127).astype(jnp.int8)
+
+    return by_kv_head(q, scale[::2]), rounded(k, scale[::2]), rounded(v, scale[1::2])
+
 
 head_init = nnx.initializers.normal(0.02)
 
@@ -128,10 +156,8 @@ class Decoder(nnx.Module):
         segment_ids: Int[AnyArray, "B T"] | None = None,
         *,
         remat: str = "none",
-        return_kv: bool = False,
-    ) -> Any:
-        """Normed hidden states [B, T, E] of whole sequences; with `return_kv` also each layer's keys and values,
-        [layers, B, N, T, D], laid out as a cache.
+    ) -> Float[Array, "B T E"]:
+        """Normed hidden states of whole sequences.
 
         Args:
           segment_ids: tokens attend within their segment only; 0 is padding.
@@ -140,52 +166,49 @@ class Decoder(nnx.Module):
 
         def step(layer: DecoderLayer, x):
             q, k, v = layer.qkv(x, cos, sin)
-            out = attend(q, k, v, segment_ids)
-            kv = (k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)) if return_kv else None
-            return layer.finish(x, out), kv
+            return layer.finish(x, attend(q, k, v, segment_ids)), None
 
-        hidden, kv = run_layers(self.layers, step, embeds, remat=remat)
-        return (self.norm(hidden), kv) if return_kv else self.norm(hidden)
+        return self.norm(run_layers(self.layers, step, embeds, remat=remat)[0])
 
     def extend(
-        self, embeds: Float[Array, "B T E"], positions: Int[AnyArray, "B T"], cache: Any
-    ) -> tuple[Float[Array, "B T E"], Any]:
-        """Runs new tokens against a cache, in which position p lies in slot p, and writes theirs into it.
+        self,
+        embeds: Float[Array, "R Q E"],
+        starts: Int[AnyArray, " R"],
+        counts: Int[AnyArray, " R"],
+        cache: PagedCache,
+        page_table: Int[AnyArray, "R M"],
+    ) -> tuple[Float[Array, "R Q E"], PagedCache]:
+        """Runs new tokens against a paged cache and writes theirs into it.
 
         Args:
-          positions: consecutive in each row.
-          cache: keys and values, each [layers, B, N, K, D] (a list of pairs when the layers are unstacked). Where rows
-            are split over shards, the slots are dealt out to them in stripes, as `__call__` leaves them.
+          starts: the position of each row's first new token.
+          counts: how many of a row's Q tokens there are; the rest is padding, and a row of 0 is none.
+          page_table: the pages of each row, numbered within a layer.
         """
+        new = embeds.shape[1]
+        layers, size = self.config.num_hidden_layers, cache.pages.shape[1]
+        per_layer = len(cache.pages) // layers
+        positions = starts[:, None] + jnp.arange(new)
         cos, sin = rope_tables(self.config, positions)
-        shard, shards = shard_of("length")
-        slot = positions if shards == 1 else jnp.where(positions % shards == shard, positions // shards, NOWHERE)
+        pages = jnp.take_along_axis(page_table, jnp.minimum(positions // size, page_table.shape[1] - 1), axis=1)
+        real = jnp.arange(new) < counts[:, None]
+        slots = (pages * size + positions % size).reshape(-1)
 
-        # A scatter: of a dynamic_update_slice XLA:CPU makes a whole second copy of the cache for the attention to read.
-        rows, heads = jnp.ogrid[: embeds.shape[0], : self.config.num_key_value_heads // shard_of("kv_heads")[1]]
-        at = rows[..., None], heads[..., None], slot[:, None]
-
-        def write(slots: Array, new: Float[Array, "B T N D"], *index) -> Array:
-            return slots.at[(*index, *at)].set(new.transpose(0, 2, 1, 3), mode="drop")
-
-        def finish(layer: DecoderLayer, x, q, keys, values):
-            return layer.finish(x, decode_attention(q, keys, values, positions, axis_name=split_over("length")))
-
-        def separate(layer: DecoderLayer, x, slots):
+        def step(layer: DecoderLayer, carry, index, scale):
+            # All layers' pages go along and are written in place; as a scan's input and output they would be copied.
+            x, pages = carry
             q, k, v = layer.qkv(x, cos, sin)
-            slots = (write(slots[0], k), write(slots[1], v))
-            return finish(layer, x, q, *slots), slots
+            if scale is not None:
+                q, k, v = quantise(q, k, v, scale)
+            at = jnp.where(real.reshape(-1), slots + index * per_layer * size, NOWHERE)
+            pages = write_pages(pages, k.reshape(-1, *k.shape[2:]), v.reshape(-1, *v.shape[2:]), at)
+            out = paged_attention(q, pages, starts, counts, page_table + index * per_layer)
+            if scale is not None:
+                out = by_kv_head(out, scale[1::2])
+            return (layer.finish(x, out), pages), None
 
-        def stacked(layer: DecoderLayer, carry, index):
-            # All layers' cache goes along and is written in place; as a scan's input and output it would be copied.
-            x, cache = carry
-            q, k, v = layer.qkv(x, cos, sin)
-            cache = (write(cache[0], k, index), write(cache[1], v, index))
-            return (finish(layer, x, q, cache[0][index], cache[1][index]), cache), None
-
-        if isinstance(self.layers, nnx.List):
-            hidden, cache = run_layers(self.layers, separate, embeds, cache)
-        else:
-            indices = jnp.arange(self.config.num_hidden_layers)
-            (hidden, cache), _ = run_layers(self.layers, stacked, (embeds, tuple(cache)), indices)
-        return self.norm(hidden), cache
+        separate = isinstance(self.layers, nnx.List)
+        indices = range(layers) if separate else jnp.arange(layers)
+        scales = [None] * layers if cache.scale is None and separate else cache.scale
+        (hidden, pages), _ = run_layers(self.layers, step, (embeds, cache.pages), indices, scales)
+        return self.norm(hidden), cache._replace(pages=pages)

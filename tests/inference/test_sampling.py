@@ -50,7 +50,7 @@ def draw(logits, params: SamplingParams, number: int, seen=None, vocab_size=VOCA
     rows = np.repeat(np.asarray(logits, np.float32)[None], number, 0)
     seen = np.zeros_like(rows, bool) if seen is None else np.repeat(seen[None], number, 0)
     tokens, log_probs = sample(
-        jnp.asarray(rows), arrays(*[params] * number), jnp.asarray(seen), jnp.arange(number), vocab_size
+        jnp.asarray(rows), arrays(*[params] * number), lambda: jnp.asarray(seen), jnp.arange(number), vocab_size
     )
     return np.asarray(tokens), np.asarray(log_probs)
 
@@ -88,6 +88,6 @@ def test_rows_differ_in_their_parameters():
     params = arrays(
         SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, top_k=1), SamplingParams(temperature=9.0)
     )
-    one = jax.jit(lambda at: sample(jnp.asarray(logits), params, jnp.zeros((3, VOCAB), bool), at, VOCAB)[0])
+    one = jax.jit(lambda at: sample(jnp.asarray(logits), params, lambda: jnp.zeros((3, VOCAB), bool), at, VOCAB)[0])
     greedy, only_one, hot = zip(*(one(jnp.full(3, at)).tolist() for at in range(64)), strict=True)
     assert set(greedy) == set(only_one) == {VOCAB - 1} and len(set(hot)) > 5

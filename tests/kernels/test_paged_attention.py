@@ -15,9 +15,13 @@ from stepaudio_jax.kernels import paged_attention, write_pages
 by_xla = jax.jit(functools.partial(paged_attention, implementation="xla"))
 
 
-def pool(rng, lengths, new, *, heads, kv_heads, dim, page, tokens, width=None, dtype=np.float32):
-    """A pool in which the rows' pages are dealt out at random; slots never written hold NaN, as fresh memory may."""
-    table_width = width or -(-max(lengths) // page) + 1
+def pool(rng, lengths, new, *, heads, kv_heads, dim, page, tokens, dtype=np.float32):
+    """A pool in which the rows' pages are dealt out at random; slots never written hold NaN, as fresh memory may.
+
+    Args:
+      lengths, new: tokens of each row, and how many of them are new; their queries are padded to `tokens`.
+    """
+    table_width = -(-max(lengths) // page) + 1
     pages = rng.permutation(len(lengths) * table_width)
     table = pages.reshape(len(lengths), table_width).astype(np.int32)
     cache = jnp.full((pages.size, page, 2 * kv_heads, dim), np.nan, dtype)
@@ -28,12 +32,12 @@ def pool(rng, lengths, new, *, heads, kv_heads, dim, page, tokens, width=None, d
     k, v = (np.concatenate([row[i] for row in rows]) for i in (1, 2))
     at = [(line[p // page] * page + p % page) for line, n in zip(table, lengths, strict=True) for p in range(n)]
     cache = write_pages(cache, k, v, np.array(at))
-    q = np.concatenate([q[len(q) - n :] for (q, _, _), n in zip(rows, new, strict=True)])
-    q = jnp.concatenate([q, jnp.ones((tokens - len(q), heads, dim), dtype)])  # tokens of no row
-    starts = np.concatenate([[0], np.cumsum(new)]).astype(np.int32)
-    arguments = q, cache, np.array(lengths, np.int32), table, starts, np.array([len(lengths)], np.int32)
+    q = np.ones((len(rows), tokens, heads, dim), dtype)
+    for line, (row, n) in enumerate(zip(rows, new, strict=True)):
+        q[line, :n] = row[0][len(row[0]) - n :]
+    starts, counts = np.subtract(lengths, new).astype(np.int32), np.array(new, np.int32)
     expected = [alone(*(np.asarray(x, np.float64) for x in row))[-n:] for row, n in zip(rows, new, strict=True)]
-    return arguments, np.concatenate(expected)
+    return (q, cache, starts, counts, table), expected
 
 
 def alone(q, k, v):
@@ -44,48 +48,52 @@ def alone(q, k, v):
     return np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), v)
 
 
-@settings(max_examples=20)
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=3, max_size=3), st.integers(0, 99))
+def same(out, expected, atol):
+    for line, row in zip(out, expected, strict=True):
+        np.testing.assert_allclose(line[: len(row)], row, atol=atol)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 40)), min_size=3, max_size=3), st.integers(0, 99))
 def test_gathered_pages(rows, seed):
+    """More slots than are gathered at once, few and many new tokens."""
     lengths = [max(a, b) for a, b in rows]
     new = [min(a, b) for a, b in rows]
-    sizes = {"heads": 4, "kv_heads": 2, "dim": 16, "page": 8, "tokens": 121, "width": 6}
-    arguments, expected = pool(np.random.default_rng(seed), lengths, new, **sizes)
-    out = by_xla(*arguments)
-    np.testing.assert_allclose(out[: len(expected)], expected, atol=2e-6)
-    assert not np.any(out[len(expected) :])
+    sizes = {"heads": 4, "kv_heads": 2, "dim": 16, "page": 8}
+    arguments, expected = pool(np.random.default_rng(seed), lengths, new, tokens=40, **sizes)
+    same(by_xla(*arguments), expected, 2e-6)
+    arguments, expected = pool(np.random.default_rng(seed), lengths, [1, 1, 1], tokens=1, **sizes)
+    same(by_xla(*arguments), expected, 2e-6)
 
 
 def test_rows_that_are_not_there_are_not_read():
-    (q, cache, lengths, table, starts, _), expected = pool(
-        np.random.default_rng(0), [20, 9, 30], [1, 1, 1], heads=2, kv_heads=1, dim=16, page=8, tokens=5
+    (q, cache, starts, counts, table), expected = pool(
+        np.random.default_rng(0), [20, 9, 30], [1, 1, 1], heads=2, kv_heads=1, dim=16, page=8, tokens=2
     )
-    lengths[2], table[2] = 10**6, 10**6
-    out = paged_attention(q, cache, lengths, table, starts, np.array([2], np.int32))
-    np.testing.assert_allclose(out[:2], expected[:2], atol=2e-6)
-    assert not np.any(out[2:])
+    starts[2], counts[2], table[2] = 10**6, 0, 10**6
+    out = paged_attention(q, cache, starts, counts, table)
+    same(out[:2], expected[:2], 2e-6)
+    assert not np.any(out[2])
 
 
 def test_the_library_means_the_same():
-    """JAX's kernel cannot be interpreted; its own plain form takes the same arguments."""
-    sizes = {"heads": 4, "kv_heads": 2, "dim": 128, "page": 16, "tokens": 80}
-    arguments, expected = pool(np.random.default_rng(1), [70, 200, 33], [70, 1, 5], **sizes)
-    arguments = [jnp.nan_to_num(jnp.asarray(x)) for x in arguments]
-    library = ref_ragged_paged_attention(*arguments, sm_scale=128**-0.5)
-    np.testing.assert_allclose(library[: len(expected)], expected, atol=3e-6)
-    np.testing.assert_allclose(by_xla(*arguments)[: len(expected)], expected, atol=3e-6)
+    """JAX's kernel cannot be interpreted; its own plain form takes what ours hands it."""
+    sizes = {"heads": 4, "kv_heads": 2, "dim": 128, "page": 16, "tokens": 70}
+    (q, cache, starts, counts, table), expected = pool(np.random.default_rng(1), [70, 200, 33], [70, 1, 5], **sizes)
+    table = np.pad(table, ((0, 0), (0, 8)))  # padding of the queries reaches past a row's pages
+    flat = jnp.asarray(q).reshape(-1, 4, 128), jnp.nan_to_num(cache), starts + 70, table
+    ends, three = np.arange(4, dtype=np.int32) * 70, np.array([3], np.int32)
+    library = ref_ragged_paged_attention(*flat, ends, three, sm_scale=128**-0.5)
+    same(library.reshape(q.shape), expected, 3e-6)
+    same(by_xla(q, cache, starts, counts, table), expected, 3e-6)
 
 
-def test_quantised_pages():
-    sizes = {"heads": 2, "kv_heads": 2, "dim": 16, "page": 8, "tokens": 2}
+def test_pages_of_integers():
+    sizes = {"heads": 2, "kv_heads": 2, "dim": 16, "page": 8, "tokens": 1}
     (q, cache, *rest), _ = pool(np.random.default_rng(2), [30, 8], [1, 1], **sizes)
-    cache = jnp.nan_to_num(cache)
-    scale = 0.03
-    int8 = jnp.round(cache / scale).astype(jnp.int8)
+    int8 = jnp.round(jnp.nan_to_num(cache) / 0.03).astype(jnp.int8)
     np.testing.assert_allclose(
-        paged_attention(q, int8, *rest, k_scale=scale, v_scale=scale),
-        paged_attention(q, int8.astype(jnp.float32) * scale, *rest),
-        atol=1e-6,
+        paged_attention(q, int8, *rest), paged_attention(q, int8.astype(jnp.float32), *rest), atol=1e-6
     )
 
 
@@ -100,23 +108,22 @@ def test_slots_out_of_the_pool_are_dropped():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"q": np.zeros((2, 4))}, r"q and kv_pages: expected .*found \(2, 4\)"),
-        ({"q": np.zeros((2, 4, 32))}, "same head_dim, found 32 and 16"),
-        ({"q": np.zeros((2, 3, 16))}, "heads: expected a multiple of 4 / 2 key/value heads, found 3"),
-        ({"kv_lengths": np.zeros(3, int)}, r"kv_lengths: expected shape \(2,\) for a table of 2 rows, found \(3,\)"),
-        ({"q_starts": np.zeros(2, int)}, r"q_starts: expected shape \(3,\)"),
+        ({"q": np.zeros((2, 4))}, r"q, kv_pages and page_table: expected .*found \(2, 4\)"),
+        ({"q": np.zeros((2, 1, 4, 32))}, "same head_dim, found 32 and 16"),
+        ({"q": np.zeros((2, 1, 3, 16))}, "heads: expected a multiple of 4 / 2 key/value heads, found 3"),
+        ({"starts": np.zeros(3, int)}, r"starts: expected 2 rows, as q has, found \(3,\)"),
+        ({"counts": np.zeros(3, int)}, r"counts: expected 2 rows"),
         ({"implementation": "pallas_tpu"}, "head_dim: the TPU kernel expects 128, found 16"),
         ({"implementation": "cudnn"}, "implementation: expected .*found 'cudnn'"),
     ],
 )
 def test_mistakes_are_named(change, message):
     arguments = {
-        "q": np.zeros((2, 4, 16)),
+        "q": np.zeros((2, 1, 4, 16)),
         "kv_pages": np.zeros((6, 8, 4, 16)),
-        "kv_lengths": np.ones(2, int),
+        "starts": np.ones(2, int),
+        "counts": np.ones(2, int),
         "page_table": np.zeros((2, 3), int),
-        "q_starts": np.arange(3),
-        "num_rows": np.array([2]),
     }
     with pytest.raises(ValueError, match=message):
         paged_attention(**arguments | change)

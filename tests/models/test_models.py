@@ -10,6 +10,7 @@ from stepaudio_jax.audio import lengths
 from stepaudio_jax.config import ConfigError, StepAudioConfig
 from stepaudio_jax.data import collate, encode
 from stepaudio_jax.models import StepAudio, hf_names
+from stepaudio_jax.models.decoder import PagedCache
 from stepaudio_jax.models.layers import REMAT_POLICIES, unstack
 from stepaudio_jax.text import Audio, Conversation, human
 from tests import small
@@ -126,13 +127,33 @@ def test_extending_a_cache_equals_the_whole():
     for separate in (False, True):
         if separate:
             decoder.layers = unstack(decoder.layers)
-        _, cache = decoder(embeds[:, :5], positions[:, :5], return_kv=True)
-        cache = jax.tree.map(lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, 11), (0, 0)]), cache)
-        starts = np.array([5, 3])  # the second row goes back two places
+        table = np.array([[5, 0, 3], [1, 4, 2]])
+        cache = PagedCache(jnp.full((2 * 6, 4, 4, 8), jnp.nan))
+        starts, counts = np.array([0, 0]), np.array([5, 3])
+        hidden, cache = decoder.extend(embeds[:, :5], starts, counts, cache, table)
+        np.testing.assert_allclose(hidden[0], expected[0, :5], atol=1e-4)
+        np.testing.assert_allclose(hidden[1, :3], expected[1, :3], atol=1e-4)
         for step in range(7):
-            at = starts + step
-            hidden, cache = decoder.extend(embeds[np.arange(2), at][:, None], at[:, None], cache)
+            at = counts + step
+            hidden, cache = decoder.extend(embeds[np.arange(2), at][:, None], at, np.ones(2, int), cache, table)
             np.testing.assert_allclose(hidden[:, 0], expected[np.arange(2), at], atol=1e-4)
+
+
+def test_a_quantised_cache_is_close():
+    """Keys and values as integers of a scale for each channel."""
+    decoder = small.model(scale=1.0).decoder
+    embeds = decoder.embed(np.random.default_rng(0).integers(9, 500, (1, 24)))
+    exact = decoder(embeds, np.arange(24)[None])
+    table, everything = np.arange(6)[None], (np.array([0]), np.array([24]))
+    _, cache = decoder.extend(embeds, *everything, PagedCache(jnp.zeros((2 * 6, 4, 4, 8))), table)
+    scale = jnp.abs(cache.pages).reshape(2, -1, 4, 8).max(1) / 127
+    empty = PagedCache(jnp.zeros((2 * 6, 4, 4, 8), jnp.int8), scale)
+    hidden, quantised = decoder.extend(embeds, *everything, empty, table)
+    steps = np.asarray(cache.pages.reshape(2, -1, 4, 8) - quantised.pages.reshape(2, -1, 4, 8) * scale[:, None])
+    # Of the first layer: what comes into the second differs.
+    assert np.abs(steps[0]).max() <= 0.5 * float(scale[0].max()) * (1 + 1e-4)
+    error = float(jnp.linalg.norm(hidden - exact) / jnp.linalg.norm(exact))
+    assert 0 < error < 0.02
 
 
 def test_more_frames_than_positions_are_refused():

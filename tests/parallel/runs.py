@@ -7,8 +7,7 @@ from flax import nnx
 
 from stepaudio_jax import miniature, training
 from stepaudio_jax.data import Batch, collate, encode
-from stepaudio_jax.inference import Finished, Request, SamplingParams
-from stepaudio_jax.inference.loop import Generator
+from stepaudio_jax.inference import Engine, EngineOptions, Finished, Request, SamplingParams
 from stepaudio_jax.models.layers import logical_axes
 from stepaudio_jax.parallel import ShardingRules
 from stepaudio_jax.text import Audio, Conversation, human
@@ -68,7 +67,7 @@ def replies(mesh, strategy: str):
     graphdef, variables = nnx.split(model)
     params = nnx.to_pure_dict(variables)
     placed = nnx.merge(graphdef, place(params, rules.shardings(rules.specs(logical_axes(variables)))))
-    generator = Generator(placed, small.tokenizer(), batch_size=4, burst=8, rules=rules)
+    engine = Engine(placed, small.tokenizer(), EngineOptions(max_rows=4, pages=64, burst=8), rules=rules)
     requests = [
         Request(
             Conversation((human(Audio(small.sound(0.7 + i, i)), "What is it?"),)),
@@ -76,5 +75,5 @@ def replies(mesh, strategy: str):
         )
         for i in range(3)
     ]
-    done = [event.completion for event in generator.generate(requests) if isinstance(event, Finished)]
+    done = [event.completion for event in engine.generate(requests) if isinstance(event, Finished)]
     return sorted((tuple(c.token_ids), tuple(c.log_probs)) for c in done)

@@ -9,8 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from stepaudio_jax.audio import lengths
-from stepaudio_jax.inference.programs import Programs
+from stepaudio_jax.inference.programs import Programs, Rows
 from stepaudio_jax.inference.sampling import SamplingArrays
+from stepaudio_jax.inference.sounds import ROWS
 from stepaudio_jax.inference.types import SamplingParams
 from stepaudio_jax.models.layers import unstack
 from tests.parity import cases, torch_reference
@@ -76,21 +77,26 @@ def test_greedy_tokens(name, separate):
     if separate:
         model.decoder.layers = unstack(model.decoder.layers)
     programs = Programs(model, vocab_size=VOCAB, steps=STEPS, length_rule=rule)
-    features = programs.encode(data.audio.samples, data.audio.sizes)
-    features = features.reshape(-1, features.shape[-1])
-    cache = programs.prefill(data.tokens, data.audio.slots, features, cache_length=LENGTH + STEPS)
-    count = len(rows)
-    burst = programs.decode(
-        cache,
-        np.array([p.tokens[-1] for p in rows], np.int32),
-        np.array([len(p.tokens) - 1 for p in rows], np.int32),
-        np.ones(count, bool),
-        np.full((count, STEPS), -1, np.int32),
-        np.full((count, 1), -1, np.int32),
-        np.zeros((count, VOCAB), bool),
-        SamplingArrays.stack([SamplingParams(temperature=0.0)] * count),
-        STEPS,
+    count, page_size, chunks = len(rows), 16, len(data.audio.samples)
+    width = -(-(LENGTH + STEPS) // page_size)
+    memory = programs.new_memory(count * width, page_size, entries=chunks, places=count)
+    memory = programs.hear(memory, data.audio.samples, data.audio.sizes, np.arange(chunks))
+    table = np.random.default_rng(0).permutation(count * width).reshape(count, width).astype(np.int32)
+    each = int(lengths.adaptor_frames(WIDTH))
+    heard = np.where(data.audio.slots >= 0, data.audio.slots // each * ROWS + data.audio.slots % each, -1)
+    before = np.array([len(p.tokens) - 1 for p in rows], np.int32)
+    memory = programs.prefill(memory, data.tokens, heard, np.zeros(count, np.int32), before, table)
+    sampled = Rows(
+        tokens=np.array([p.tokens[-1] for p in rows], np.int32),
+        positions=before,
+        steps=np.full(count, STEPS, np.int32),
+        forced=np.full((count, STEPS), -1, np.int32),
+        stop_ids=np.full((count, 1), -1, np.int32),
+        places=np.arange(count),
+        page_table=table,
+        sampling=SamplingArrays.stack([SamplingParams(temperature=0.0)] * count),
     )
+    _, burst = programs.decode(memory, sampled, STEPS)
     for row, truth in enumerate(expected_tokens(name)):
         assert len(truth) == STEPS and len(set(truth)) >= 8, "expected many different tokens"
         assert burst.tokens[row].tolist() == truth

@@ -16,7 +16,8 @@ from flax import nnx
 from stepaudio_jax import training
 from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.data import Batch
-from stepaudio_jax.inference.programs import Programs
+from stepaudio_jax.inference import SamplingParams
+from stepaudio_jax.inference.programs import Programs, Rows
 from stepaudio_jax.inference.sampling import SamplingArrays
 from stepaudio_jax.models import AudioInput, StepAudio
 
@@ -115,22 +116,18 @@ def test_the_front_end_runs_at_full_precision(chip):
 def test_prefill_and_decode(chip):
     config = shallow("8b")
     programs = Programs(abstract(config, jnp.bfloat16), vocab_size=158_258, steps=8)
+    memory = on(chip, programs.memory_shapes(pages=64, page_size=64, entries=8, places=4))
     state = on(chip, programs.state)
-    tokens = on(chip, np.zeros((4, 256), np.int32))
-    features = jax.ShapeDtypeStruct((512, config.decoder.hidden_size), jnp.bfloat16, sharding=chip)
-    prefill = programs._prefill.lower(state, tokens, tokens, features, cache_length=512)
-    cache = on(chip, prefill.out_info)
-    prefill.compile()
-
-    ints, flags = np.zeros(4, np.int32), np.zeros(4, bool)
-    arguments = on(chip, (ints, ints, flags, np.zeros((4, 8), np.int32), np.zeros((4, 8), np.int32)))
-    seen = on(chip, np.zeros((4, config.decoder.vocab_size), bool))
-    floats = [
-        np.zeros(4, np.int32 if f == "top_k" else np.uint32 if f == "seed" else np.float32)
-        for f in SamplingArrays._fields
-    ]
+    ints, table = np.zeros(4, np.int32), np.zeros((4, 16), np.int32)
+    tokens = np.zeros((4, 256), np.int32)
+    arguments = on(chip, (tokens, tokens, ints, ints, table))
+    prefill = programs._prefill.lower(state, memory.pages, None, memory.features, *arguments).compile()
+    sampling = SamplingArrays.stack([SamplingParams()] * 4)
+    steps = np.zeros((4, 8), np.int32)
+    rows = on(chip, Rows(ints, ints, ints, steps, steps, ints, table, sampling))
     wanted = jax.ShapeDtypeStruct((), jnp.int32, sharding=chip)
-    decode = programs._decode.lower(state, cache, *arguments, seen, on(chip, SamplingArrays(*floats)), wanted)
-    compiled = decode.compile()
-    # The cache is given away and comes back in place, not copied.
-    assert compiled.memory_analysis().alias_size_in_bytes >= sum(c.size * 2 for c in jax.tree.leaves(cache))
+    decode = programs._decode.lower(state, memory.pages, None, memory.seen, rows, wanted).compile()
+    for program in (prefill, decode):
+        assert "tpu_custom_call" in program.as_text()  # the library's attention over pages
+        # The pages are given away and come back in place, not copied.
+        assert program.memory_analysis().alias_size_in_bytes >= memory.pages.size * 2

@@ -1,4 +1,4 @@
-"""The generation loop against the plainest possible one: run the whole sequence again for every token."""
+"""The engine against the plainest possible loop: run the whole sequence again for every token."""
 
 import functools
 
@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from stepaudio_jax.data import collate, encode
-from stepaudio_jax.inference import AudioProgress, Finished, Generator, PromptError, Request, SamplingParams, TextDelta
+from stepaudio_jax.inference import (
+    AudioProgress,
+    Engine,
+    EngineOptions,
+    Finished,
+    PromptError,
+    Request,
+    SamplingParams,
+    TextDelta,
+)
 from stepaudio_jax.text import Audio, Conversation, assistant, human
 from tests import small
 
@@ -23,8 +32,8 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def generator() -> Generator:
-    return Generator(model(), small.tokenizer(), batch_size=4, burst=8)
+def engine() -> Engine:
+    return Engine(model(), small.tokenizer(), EngineOptions(max_rows=4, burst=8))
 
 
 def question(text: str, *seconds: float) -> Conversation:
@@ -49,19 +58,19 @@ def next_log_probs(conversation: Conversation, written: list[int], temperature: 
     return logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
 
 
-def finished(generator: Generator, *requests: Request):
-    done = {e.request_id: e.completion for e in generator.generate(requests) if isinstance(e, Finished)}
+def finished(engine: Engine, *requests: Request):
+    done = {e.request_id: e.completion for e in engine.generate(requests) if isinstance(e, Finished)}
     assert len(done) == len(requests)
     return [done[request.id] for request in requests]
 
 
-def test_greedy_tokens_and_log_probs_are_those_of_whole_forward_passes(generator):
+def test_greedy_tokens_and_log_probs_are_those_of_whole_forward_passes(engine):
     requests = [
         Request(question("What is it?", 0.5), GREEDY),
         Request(question("How many tones do you hear?", 0.4, 1.1), GREEDY),
         Request(question("Hello there"), GREEDY),
     ]
-    for request, done in zip(requests, finished(generator, *requests), strict=True):
+    for request, done in zip(requests, finished(engine, *requests), strict=True):
         written: list[int] = []
         for token, log_prob in zip(done.token_ids, done.log_probs, strict=True):
             expected = next_log_probs(request.conversation, written)
@@ -72,43 +81,43 @@ def test_greedy_tokens_and_log_probs_are_those_of_whole_forward_passes(generator
         assert done.finish_reason == ("stop" if written[-1] in (0, 1) else "length")
 
 
-def test_neighbours_in_the_batch_change_nothing(generator):
+def test_neighbours_in_the_batch_change_nothing(engine):
     sampling = SamplingParams(temperature=1.0, max_new_tokens=24, seed=7)
     request = Request(question("What is it?", 0.5), sampling)
-    alone = finished(generator, request)[0].token_ids
+    alone = finished(engine, request)[0].token_ids
     crowd = [Request(question(f"And {i}?", 0.3), SamplingParams(temperature=1.0, max_new_tokens=9)) for i in range(3)]
-    assert finished(generator, crowd[0], request, *crowd[1:])[1].token_ids == alone
+    assert finished(engine, crowd[0], request, *crowd[1:])[1].token_ids == alone
 
 
-def test_a_seed_repeats_and_another_does_not(generator):
+def test_a_seed_repeats_and_another_does_not(engine):
     def tokens(seed):
         return finished(
-            generator, Request(question("What is it?"), SamplingParams(temperature=1.0, max_new_tokens=24, seed=seed))
+            engine, Request(question("What is it?"), SamplingParams(temperature=1.0, max_new_tokens=24, seed=seed))
         )[0].token_ids
 
     assert tokens(1) == tokens(1) != tokens(2)
 
 
-def test_log_probs_are_of_the_models_distribution_at_the_temperature(generator):
+def test_log_probs_are_of_the_models_distribution_at_the_temperature(engine):
     sampling = SamplingParams(temperature=0.5, top_k=3, top_p=0.9, repetition_penalty=1.3, max_new_tokens=8)
     request = Request(question("What is it?"), sampling)
-    done = finished(generator, request)[0]
+    done = finished(engine, request)[0]
     for i, (token, log_prob) in enumerate(zip(done.token_ids, done.log_probs, strict=True)):
         expected = next_log_probs(request.conversation, list(done.token_ids[:i]), temperature=0.5)
         assert log_prob == pytest.approx(expected[token], abs=5e-4)
 
 
-def test_a_second_prompt_of_a_bucket_compiles_nothing(generator):
-    finished(generator, Request(question("What is it?", 0.5), GREEDY))
-    before = generator.programs.compilations
-    finished(generator, Request(question("Which tone was higher, the first or the second?", 0.9), GREEDY))
-    assert generator.programs.compilations == before
+def test_a_second_prompt_of_a_bucket_compiles_nothing(engine):
+    finished(engine, Request(question("What is it?", 0.5), GREEDY))
+    before = engine.programs.compilations
+    finished(engine, Request(question("Which tone was higher, the first or the second?", 0.9), GREEDY))
+    assert engine.programs.compilations == before
 
 
-def test_the_think_budget_closes_the_block(generator):
+def test_the_think_budget_closes_the_block(engine):
     def run(budget, tokens=40):
         sampling = SamplingParams(temperature=0.0, max_new_tokens=tokens, think_budget=budget)
-        return finished(generator, Request(question("What is it?"), sampling))[0]
+        return finished(engine, Request(question("What is it?"), sampling))[0]
 
     free = run(None)
     assert not any(free.forced)
@@ -125,12 +134,12 @@ def test_the_think_budget_closes_the_block(generator):
         assert expected[done.token_ids[after]] >= expected.max() - 1e-4
 
 
-def test_stop_strings_cut_the_text_and_are_never_streamed(generator):
-    whole = finished(generator, Request(question("What is it?"), GREEDY))[0]
+def test_stop_strings_cut_the_text_and_are_never_streamed(engine):
+    whole = finished(engine, Request(question("What is it?"), GREEDY))[0]
     stop = whole.text[8:12]
     request = Request(question("What is it?"), SamplingParams(temperature=0.0, max_new_tokens=40, stop=("@@", stop)))
     pieces, done = [], None
-    for event in generator.generate([request]):
+    for event in engine.generate([request]):
         if isinstance(event, TextDelta):
             pieces.append(event.text)
         elif isinstance(event, Finished):
@@ -141,21 +150,21 @@ def test_stop_strings_cut_the_text_and_are_never_streamed(generator):
     assert done.token_ids == whole.token_ids[: len(done.token_ids)] and len(done.token_ids) < len(whole.token_ids)
 
 
-def test_stop_ids_end_the_reply(generator):
-    whole = finished(generator, Request(question("What is it?"), GREEDY))[0]
+def test_stop_ids_end_the_reply(engine):
+    whole = finished(engine, Request(question("What is it?"), GREEDY))[0]
     token = whole.token_ids[5]
     sampling = SamplingParams(temperature=0.0, max_new_tokens=40, stop_token_ids=(token,))
-    done = finished(generator, Request(question("What is it?"), sampling))[0]
+    done = finished(engine, Request(question("What is it?"), sampling))[0]
     assert done.token_ids == whole.token_ids[: whole.token_ids.index(token) + 1]
     assert done.finish_reason == "stop"
 
 
 def test_the_cache_grows_without_changing_tokens():
     """More tokens than the first cache has slots, beside whole forward passes at the end."""
-    generator = Generator(small.model(), small.tokenizer(), burst=32)
+    engine = Engine(small.model(), small.tokenizer(), EngineOptions(burst=32))
     sampling = SamplingParams(temperature=1.0, max_new_tokens=300, seed=3, stop_token_ids=())
     request = Request(question("Go on and on"), sampling)
-    done = finished(generator, request)[0]
+    done = finished(engine, request)[0]
     if done.finish_reason == "length":
         assert len(done.token_ids) == 300
     example = encode(request.conversation, small.tokenizer(), generate=True)
@@ -163,39 +172,39 @@ def test_the_cache_grows_without_changing_tokens():
 
 
 def test_a_reply_ends_where_the_models_positions_end():
-    generator = Generator(small.model(max_position_embeddings=64), small.tokenizer(), burst=16)
+    engine = Engine(small.model(max_position_embeddings=64), small.tokenizer())
     sampling = SamplingParams(temperature=1.0, max_new_tokens=300, seed=1)
-    done = finished(generator, Request(question("Go on"), sampling))[0]
+    done = finished(engine, Request(question("Go on"), sampling))[0]
     assert done.usage.prompt_tokens + len(done.token_ids) <= 64
     if done.finish_reason == "length":
         assert done.usage.prompt_tokens + len(done.token_ids) == 64
 
 
 def test_a_prompt_longer_than_the_positions_is_refused():
-    generator = Generator(small.model(max_position_embeddings=32), small.tokenizer())
-    with pytest.raises(PromptError, match=r"the prompt has \d+ tokens, 25 of them audio \(2 s\).*32 positions"):
-        list(generator.generate([Request(question("What?", 2.0))]))
+    engine = Engine(small.model(max_position_embeddings=32), small.tokenizer())
+    with pytest.raises(PromptError, match=r"the prompt has \d+ tokens, 25 of them audio \(2 s\).*room for 32 "):
+        list(engine.generate([Request(question("What?", 2.0))]))
 
 
-def test_an_open_assistant_turn_is_continued(generator):
+def test_an_open_assistant_turn_is_continued(engine):
     conversation = Conversation((human("1+1?"), assistant("<think>\nEasy.\n</think>\nIt", complete=False)))
-    done = finished(generator, Request(conversation, SamplingParams(temperature=0.0, max_new_tokens=6)))[0]
+    done = finished(engine, Request(conversation, SamplingParams(temperature=0.0, max_new_tokens=6)))[0]
     assert done.complete and done.think == ""
     expected = next_log_probs(conversation, [])
     assert expected[done.token_ids[0]] >= expected.max() - 1e-4
 
 
-def test_without_thinking_everything_is_answer(generator):
-    done = finished(generator, Request(question("Hi"), GREEDY, thinking=False))[0]
+def test_without_thinking_everything_is_answer(engine):
+    done = finished(engine, Request(question("Hi"), GREEDY, thinking=False))[0]
     assert done.complete and done.think == ""
     expected = next_log_probs(question("Hi"), [], thinking=False)
     assert expected[done.token_ids[0]] >= expected.max() - 1e-4
 
 
 def test_progress_is_told_over_the_chunks_of_long_audio():
-    generator = Generator(small.model(max_position_embeddings=2048), small.tokenizer())
+    engine = Engine(small.model(max_position_embeddings=2048), small.tokenizer())
     request = Request(question("What?", 60.0), SamplingParams(temperature=0.0, max_new_tokens=2))
-    events = list(generator.generate([request]))
+    events = list(engine.generate([request]))
     told = [event for event in events if isinstance(event, AudioProgress)]
     assert [event.total for event in told] == [3] * len(told) and told[-1].done == 3
     assert events[-1].completion.usage.audio_seconds == 60.0  # type: ignore[union-attr]
