@@ -17,9 +17,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from stepaudio_jax.inference import WindowReply
 
 SAMPLING_FLAGS: dict[str, tuple[type, str]] = {
     "max_new_tokens": (int, "most tokens to write"),
@@ -68,6 +72,23 @@ def _ask_parser(parser: argparse.ArgumentParser):
     for name, (kind, text) in SAMPLING_FLAGS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=text)
     parser.add_argument("--stop", action="append", default=None, help="end where this string appears")
+    parser.add_argument(
+        "--yarn-factor",
+        type=float,
+        metavar="FACTOR",
+        help="so many times the positions, by YaRN, no part of the release",
+    )
+    parser.add_argument(
+        "--long-audio",
+        choices=("refuse", "split"),
+        default="refuse",
+        help="of sound that does not fit: refuse it (the default), or hear it in windows and merge the answers",
+    )
+    parser.add_argument("--window-seconds", type=float, help="most seconds of a window; by default what fits")
+    parser.add_argument("--overlap-seconds", type=float, help="of neighbouring windows (default 30)")
+    parser.add_argument(
+        "--merge", choices=("ask", "join"), help="ask for one answer (the default), or join them: for transcriptions"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.set_defaults(run=_ask)
 
@@ -83,13 +104,14 @@ def _ask(args: argparse.Namespace) -> int:
         sampling["stop"] = tuple(args.stop)
 
     from stepaudio_jax.audio import load_audio
-    from stepaudio_jax.inference import AudioProgress, Finished, StepAudio, TextDelta
+    from stepaudio_jax.inference import AudioProgress, Finished, SoundSplit, StepAudio, TextDelta, WindowFinished
     from stepaudio_jax.text import Audio
 
     clips = [Audio(load_audio(file), file) for file in files]  # bad files are refused before any model is loaded
-    model = StepAudio.load(args.checkpoint)
+    model = StepAudio.load(args.checkpoint, yarn_factor=args.yarn_factor)
     start = time.perf_counter()
-    request = model.request(clips, question, **sampling)
+    split = {name: getattr(args, name) for name in ("long_audio", "window_seconds", "overlap_seconds", "merge")}
+    request = model.request(clips, question, **split, **sampling)
     console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True)
     part = None
     columns = (TextColumn("hearing"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"), TimeRemainingColumn())
@@ -100,6 +122,10 @@ def _ask(args: argparse.Namespace) -> int:
                 progress.update(task, completed=event.done, total=event.total, visible=event.total > 1)
                 if event.done == event.total:
                     progress.stop()
+            elif isinstance(event, SoundSplit):
+                progress.console.print(_windows(event.windows), style="dim")
+            elif isinstance(event, WindowFinished):
+                progress.console.print(f"window {event.number}: {_how(event.reply)}", style="dim")
             elif isinstance(event, TextDelta) and not args.json:
                 if part == "think" != event.part:
                     console.print("\n")
@@ -109,13 +135,43 @@ def _ask(args: argparse.Namespace) -> int:
                 done = event.completion
     if not args.json:
         console.print()
-        if done.finish_reason == "length":
-            errors.print(f"(stopped after {done.usage.completion_tokens} tokens)", style="yellow")
+        if done.finish_reason == "length" and done.token_ids:
+            errors.print(f"(stopped after {len(done.token_ids)} tokens)", style="yellow")
+        for name, replies in (("the answer about", done.windows), ("what was merged of", done.merges)):
+            for reply in replies:
+                if reply.completion.finish_reason == "length":
+                    errors.print(f"({name} {_span(reply.start, reply.stop)} was {_how(reply)})", style="yellow")
+        if args.merge != "join" and not done.token_ids:
+            errors.print("(the answers did not fit into a prompt, nor could be shortened: joined)", style="yellow")
         return 0
     usage = dataclasses.asdict(done.usage)
     report = {"think": done.think, "answer": done.answer} | usage
+    if done.windows:
+        report |= {"windows": [_report(r) for r in done.windows], "merges": [_report(r) for r in done.merges]}
     print(json.dumps(report | {"stop_reason": done.stop_reason, "seconds": round(time.perf_counter() - start, 3)}))
     return 0
+
+
+def _windows(windows: Sequence[tuple[float, float]]) -> str:
+    spans = ", ".join(_span(*window) for window in windows)
+    return f"too long for one prompt; heard in {len(windows)} windows: {spans}"
+
+
+def _span(start: float, stop: float) -> str:
+    from stepaudio_jax.inference.merging import clock
+
+    return f"{clock(start)} to {clock(stop)}"
+
+
+def _how(reply: WindowReply) -> str:
+    tokens = len(reply.completion.token_ids)
+    return f"cut off after {tokens} tokens" if reply.completion.finish_reason == "length" else f"{tokens} tokens"
+
+
+def _report(reply: WindowReply) -> dict[str, Any]:
+    done = reply.completion
+    text = {"think": done.think, "answer": done.answer, "stop_reason": done.stop_reason}
+    return {"start": reply.start, "stop": reply.stop} | text
 
 
 def _demo_parser(parser: argparse.ArgumentParser):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,7 +70,7 @@ class RopeScaling:
     def __post_init__(self):
         if self.rope_type not in ("linear", "yarn"):
             raise ConfigError(f'rope_scaling.rope_type: expected "linear" or "yarn", found "{self.rope_type}"')
-        if self.factor < 1:
+        if not 1 <= self.factor < math.inf:
             raise ConfigError(f"rope_scaling.factor: expected at least 1, found {self.factor}")
 
     @classmethod
@@ -144,6 +145,28 @@ class StepAudioConfig:
             raise ConfigError("this config describes a decoder only, it has no audio encoder")
         return self.audio_encoder_config
 
+    def with_yarn(self, factor: float) -> StepAudioConfig:
+        """The same model over `factor` times as many positions, by YaRN (arXiv:2309.00071).
+
+        It was no part of the release, which was neither trained nor tested with it: expect answers about short sound to
+        change too, and take the smallest factor that is enough.
+
+        Raises:
+          ConfigError: a factor below 1, or positions that are scaled already, in another way or by another factor.
+        """
+        decoder = self.decoder
+        scaling = decoder.rope_scaling or RopeScaling("yarn", float(factor))
+        if (scaling.rope_type, scaling.factor) != ("yarn", factor):
+            raise ConfigError(
+                f'text_config.rope_scaling: expected none or "yarn" with factor {factor:g}, which was asked for, found '
+                f'"{scaling.rope_type}" with factor {scaling.factor:g}; leave yarn_factor out to use that'
+            )
+        trained = scaling.original_max_position_embeddings or decoder.max_position_embeddings
+        scaling = dataclasses.replace(scaling, original_max_position_embeddings=trained)
+        positions = max(decoder.max_position_embeddings, int(trained * factor))
+        text = dataclasses.replace(decoder, rope_scaling=scaling, max_position_embeddings=positions)
+        return dataclasses.replace(self, text_config=text)
+
     @classmethod
     def preset(cls, name: str) -> StepAudioConfig:
         """The named size: "33b" (Step-Audio-R1.1), "8b" (Step-Audio-2-mini) or "tiny" (this project's own)."""
@@ -217,12 +240,17 @@ class StepAudioConfig:
         }
 
     @classmethod
-    def read(cls, path: epath.PathLike) -> StepAudioConfig:
-        """Reads a config.json file (or the one in a folder). Raises ConfigError naming the file."""
+    def read(cls, path: epath.PathLike, *, yarn_factor: float | None = None) -> StepAudioConfig:
+        """Reads a config.json file (or the one in a folder), with `yarn_factor` as `with_yarn` makes of it.
+
+        Raises:
+          ConfigError: what is wrong, and in which file.
+        """
         path = epath.Path(path)
         path = path / "config.json" if path.is_dir() else path
         try:
-            return cls.from_hf(json.loads(path.read_text()))
+            config = cls.from_hf(json.loads(path.read_text()))
+            return config if yarn_factor is None else config.with_yarn(yarn_factor)
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file; a checkpoint folder holds a config.json") from None
         except json.JSONDecodeError as error:

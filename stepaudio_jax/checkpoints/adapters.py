@@ -125,19 +125,20 @@ def fingerprint(path: epath.Path) -> str:
 
 
 def load_adapters(
-    path: epath.PathLike, *, dtype: Any = None, placement: Placement | None = None
+    path: epath.PathLike, *, dtype: Any = None, placement: Placement | None = None, yarn_factor: float | None = None
 ) -> tuple[StepAudio, Tokenizer, Adapters]:
     """The base with the adapters beside its matrices, not merged.
 
     Args:
       dtype: of the base and of modules trained as a whole; adapters keep the type they are stored in.
+      yarn_factor: so many times the positions, see `StepAudioConfig.with_yarn`.
 
     Raises:
       CheckpointError: what is wrong with the adapters or their base.
     """
     path = checkpoint.locate(path)
     about = read_about(path)
-    base, _ = load(about.base, dtype=dtype, placement=placement)
+    base, _ = load(about.base, dtype=dtype, placement=placement, yarn_factor=yarn_factor)
     tokenizer = checkpoint.load_tokenizer(path, base.config)
     abstract = adapted_shapes(base.config, about.lora)
     trained = checkpoint.read(path, _trained(abstract, about.modules), placement=placement)
@@ -147,13 +148,16 @@ def load_adapters(
     return nnx.merge(nnx.graphdef(abstract), unflatten_dict(whole | stored)), tokenizer, about
 
 
-def load(path: epath.PathLike, *, dtype: Any = None, placement: Placement | None = None) -> tuple[StepAudio, Tokenizer]:
+def load(
+    path: epath.PathLike, *, dtype: Any = None, placement: Placement | None = None, yarn_factor: float | None = None
+) -> tuple[StepAudio, Tokenizer]:
     """Reads a checkpoint folder, or one that is shipped, by name. Adapters come merged into their base.
 
     Args:
       dtype: of the parameters in memory; None keeps what the file holds.
       placement: where each parameter goes; None puts all on the first device. A process reads only the chunks that
         its own devices need.
+      yarn_factor: so many times the positions, see `StepAudioConfig.with_yarn`.
 
     Raises:
       CheckpointError: no such folder, or arrays missing, of another shape or unreadable; adapters without their base.
@@ -161,8 +165,8 @@ def load(path: epath.PathLike, *, dtype: Any = None, placement: Placement | None
     """
     path = checkpoint.locate(path)
     if not is_adapters(path):
-        return checkpoint.load(path, dtype=dtype, placement=placement)
-    model, tokenizer, _ = load_adapters(path, dtype=dtype, placement=placement)
+        return checkpoint.load(path, dtype=dtype, placement=placement, yarn_factor=yarn_factor)
+    model, tokenizer, _ = load_adapters(path, dtype=dtype, placement=placement, yarn_factor=yarn_factor)
     merge_lora(model)
     return model, tokenizer
 

@@ -120,20 +120,23 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def load(path: epath.PathLike, *, dtype: Any = None, placement: Placement | None = None) -> tuple[StepAudio, Tokenizer]:
+def load(
+    path: epath.PathLike, *, dtype: Any = None, placement: Placement | None = None, yarn_factor: float | None = None
+) -> tuple[StepAudio, Tokenizer]:
     """Reads a checkpoint folder, or one that is shipped, by name.
 
     Args:
       dtype: of the parameters in memory; None keeps what the file holds.
       placement: where each parameter goes; None puts all on the first device. A process reads only the chunks that
         its own devices need.
+      yarn_factor: so many times the positions, see `StepAudioConfig.with_yarn`.
 
     Raises:
       CheckpointError: no such folder, or arrays missing, of another shape or unreadable.
       ConfigError, TokenizerError: what the message says of config.json or tokenizer.json.
     """
     path = locate(path)
-    config = StepAudioConfig.read(path)
+    config = StepAudioConfig.read(path, yarn_factor=yarn_factor)
     tokenizer = load_tokenizer(path, config)
     model = nnx.eval_shape(lambda: StepAudio(config, rngs=nnx.Rngs(0)))
     nnx.update(model, read(path, nnx.state(model, nnx.Param), dtype=dtype, placement=placement))

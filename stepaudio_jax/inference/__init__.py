@@ -1,6 +1,7 @@
 """Generation: requests in, events out; the engine; the session a user holds."""
 
-from stepaudio_jax.inference.engine import Engine, EngineOptions, EngineStats, PromptError, QueueFull
+from stepaudio_jax.inference.engine import Engine, EngineOptions, EngineStats, QueueFull
+from stepaudio_jax.inference.refusal import PromptError
 from stepaudio_jax.inference.row import Prepared
 from stepaudio_jax.inference.session import StepAudio
 from stepaudio_jax.inference.types import (
@@ -9,11 +10,15 @@ from stepaudio_jax.inference.types import (
     Event,
     Finished,
     Generate,
+    LongAudio,
     Request,
     SamplingParams,
+    SoundSplit,
     TextDelta,
     TokenScore,
     Usage,
+    WindowFinished,
+    WindowReply,
 )
 
 __all__ = [
@@ -25,13 +30,17 @@ __all__ = [
     "Event",
     "Finished",
     "Generate",
+    "LongAudio",
     "Prepared",
     "PromptError",
     "QueueFull",
     "Request",
     "SamplingParams",
+    "SoundSplit",
     "StepAudio",
     "TextDelta",
     "TokenScore",
     "Usage",
+    "WindowFinished",
+    "WindowReply",
 ]

@@ -26,6 +26,7 @@ from stepaudio_jax.data import bucket, encode
 from stepaudio_jax.inference.memory import MemoryPlan
 from stepaudio_jax.inference.pages import PagePool, identities, page_names
 from stepaudio_jax.inference.programs import STOP_IDS, Burst, Programs, Rows
+from stepaudio_jax.inference.refusal import PromptError, too_long
 from stepaudio_jax.inference.row import Prepared, Row
 from stepaudio_jax.inference.sampling import SamplingArrays
 from stepaudio_jax.inference.sounds import ROWS, SoundCache, digest
@@ -40,10 +41,6 @@ from stepaudio_jax.text import Tokenizer
 SOUND_WIDTHS = (*(seconds * lengths.SAMPLE_RATE for seconds in (1, 2, 5, 10, 15)), LONGEST_CUT)
 SOUNDS_AT_ONCE = (1, 4)
 IDLE = SamplingParams(temperature=0.0)
-
-
-class PromptError(ValueError):
-    """A request that cannot be answered; the message says by how much and what to do."""
 
 
 class QueueFull(RuntimeError):
@@ -164,6 +161,11 @@ class Engine:
 
     # Requests in
 
+    @property
+    def room(self) -> int:
+        """Most tokens of a prompt and its reply: there are positions and pages for so many."""
+        return min(self.max_length, self.pools[0].total * self.page_size)
+
     def prepare(self, request: Request) -> Prepared:
         """Renders and checks a request. Needs no device and may be called from any thread.
 
@@ -186,13 +188,16 @@ class Engine:
         else:
             token_ids, chunks, spans, prefix = self._ids(request.token_ids or ()), (), (), ""
         size, seconds = len(token_ids), sum(map(len, chunks)) / lengths.SAMPLE_RATE
-        room = min(self.max_length, self.pools[0].total * self.page_size)
-        if size >= room:
-            heard = sum(count for _, count in spans)
-            raise PromptError(
-                f"the prompt has {size} tokens, {heard} of them audio ({seconds:.0f} s), but "
-                f"there is room for {room} ({self.max_length} positions, {self.pools[0].total} pages of "
-                f"{self.page_size} tokens); ask about a shorter piece"
+        if size >= self.room:
+            raise too_long(
+                size,
+                sum(count for _, count in spans),
+                seconds,
+                self.config.decoder,
+                reply=request.sampling.max_new_tokens,
+                length=self.max_length,
+                pages=self.pools[0].total,
+                page_size=self.page_size,
             )
         stop_ids = {*self.config.eos_token_ids, self.tokenizer.end_of_turn, *request.sampling.stop_token_ids}
         if len(stop_ids) > STOP_IDS:
@@ -207,7 +212,7 @@ class Engine:
             identities=identities(token_ids, spans, sounds),
             prefix=prefix,
             stop_ids=tuple(sorted(stop_ids)),
-            limit=min(request.sampling.max_new_tokens, room - size),
+            limit=min(request.sampling.max_new_tokens, self.room - size),
         )
 
     def add(self, request: Request | Prepared) -> None:

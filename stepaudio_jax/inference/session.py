@@ -14,8 +14,9 @@ from etils import epath
 
 from stepaudio_jax import checkpoints
 from stepaudio_jax.audio import check_samples, load_audio
+from stepaudio_jax.inference import long_audio
 from stepaudio_jax.inference.engine import Engine, EngineOptions
-from stepaudio_jax.inference.types import Completion, Event, Finished, Request, SamplingParams
+from stepaudio_jax.inference.types import Completion, Event, Finished, LongAudio, Request, SamplingParams
 from stepaudio_jax.text import Audio, Conversation, human
 
 Sound = str | epath.PathLike | np.ndarray | Audio
@@ -35,7 +36,12 @@ class StepAudio:
 
     @classmethod
     def load(
-        cls, checkpoint: epath.PathLike = "tiny", *, dtype: Any = None, options: EngineOptions | None = None
+        cls,
+        checkpoint: epath.PathLike = "tiny",
+        *,
+        dtype: Any = None,
+        options: EngineOptions | None = None,
+        yarn_factor: float | None = None,
     ) -> StepAudio:
         """Loads a checkpoint folder, or "tiny", the model that comes with the package.
 
@@ -43,38 +49,60 @@ class StepAudio:
           dtype: of the weights in memory; by default bfloat16 as served, and float32 on a CPU, which has no fast
             bfloat16 products.
           options: of the engine.
+          yarn_factor: so many times the checkpoint's positions, by YaRN, for sound that is longer than they hold. It
+            was no part of the release, and changes answers about short sound too: `StepAudioConfig.with_yarn`.
 
         Raises:
           CheckpointError, ConfigError, TokenizerError: what is wrong with the folder, and where.
         """
         if dtype is None:
             dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        model, tokenizer = checkpoints.load(checkpoint, dtype=dtype)
+        model, tokenizer = checkpoints.load(checkpoint, dtype=dtype, yarn_factor=yarn_factor)
         return cls(Engine(model, tokenizer, options), _defaults(checkpoints.resolve(checkpoint)))
 
-    def ask(self, sounds: Sequence[Sound], question: str, **sampling: Any) -> Completion:
+    def ask(self, sounds: Sequence[Sound], question: str, **options: Any) -> Completion:
         """Asks one question about some sounds (paths, or float32 arrays at 16 kHz), heard in the given order.
 
         Args:
-          sampling: fields of SamplingParams that differ from the checkpoint's defaults.
+          options: as `request` takes them.
 
         Raises:
           AudioError: a file that cannot be used, and why.
           PromptError: more sound than the model has positions for.
         """
-        request = self.request(sounds, question, **sampling)
+        request = self.request(sounds, question, **options)
         *_, last = self.generate([request])
         assert isinstance(last, Finished)
         return last.completion
 
-    def request(self, sounds: Sequence[Sound], question: str, **sampling: Any) -> Request:
-        """The request that `ask` sends, for callers who want its events as they come."""
+    def request(
+        self,
+        sounds: Sequence[Sound],
+        question: str,
+        *,
+        long_audio: str = "refuse",
+        window_seconds: float | None = None,
+        overlap_seconds: float | None = None,
+        merge: str | None = None,
+        **sampling: Any,
+    ) -> Request:
+        """The request that `ask` sends, for callers who want its events as they come.
+
+        Args:
+          long_audio: of sound that does not fit: "refuse", or "split", to hear its longest clip in windows.
+          window_seconds, overlap_seconds, merge: how to split, see `LongAudio`.
+          sampling: fields of SamplingParams that differ from the checkpoint's defaults.
+        """
+        split = LongAudio.of(
+            long_audio, window_seconds=window_seconds, overlap_seconds=overlap_seconds, merge=merge
+        )
         clips = [sound if isinstance(sound, Audio) else _hear(sound) for sound in sounds]
         params = dataclasses.replace(self.defaults, **sampling)
-        return Request(Conversation((human(*clips, question),)), params)
+        return Request(Conversation((human(*clips, question),)), params, long_audio=split)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Event]:
-        return self.engine.generate(requests)
+        """Events as they come, the last of a request being its Finished."""
+        return long_audio.generate(self.engine, requests)
 
 
 def _hear(sound: str | epath.PathLike | np.ndarray) -> Audio:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from stepaudio_jax.text import Conversation
 
@@ -70,6 +71,40 @@ class SamplingParams:
 
 
 @dataclasses.dataclass(frozen=True)
+class LongAudio:
+    """How sound that does not fit into one prompt is heard: in windows, whose answers are merged (long_audio.py).
+
+    Attributes:
+      window_seconds: most seconds of a window; by default what fits beside the prompt and the reply. Where it is given,
+        sound that would fit but is longer is heard in windows too.
+      overlap_seconds: how far a window reaches into the next; by default 30, or a quarter of the window where that is
+        less.
+      merge: "ask" gives the model the windows' answers and asks for one; "join" puts them one after another, words that
+        an overlap repeats only once, which is for transcriptions.
+    """
+
+    window_seconds: float | None = None
+    overlap_seconds: float | None = None
+    merge: Literal["ask", "join"] = "ask"
+
+    def __post_init__(self):
+        window, overlap = self.window_seconds, self.overlap_seconds
+        _check(window is None or 1 <= window < math.inf, "window_seconds", "1 or more", window)
+        _check(overlap is None or 0 <= overlap < math.inf, "overlap_seconds", "0 or more", overlap)
+        fits = window is None or overlap is None or 2 * overlap <= window
+        _check(fits, "overlap_seconds", f"at most half a window of {window} s", overlap)
+        _check(self.merge in ("ask", "join"), "merge", '"ask" or "join"', f'"{self.merge}"')
+
+    @classmethod
+    def of(cls, choice: str, **options: Any) -> LongAudio | None:
+        """From what a user says: "refuse", which is None, or "split" with the attributes above that he gives."""
+        _check(choice in ("refuse", "split"), "long_audio", '"refuse" or "split"', f'"{choice}"')
+        given = {name: value for name, value in options.items() if value is not None}
+        _check(choice == "split" or not given, ", ".join(given), 'long_audio "split" beside it', f'"{choice}"')
+        return cls(**given) if choice == "split" else None
+
+
+@dataclasses.dataclass(frozen=True)
 class Request:
     """A conversation to be continued, or a text.
 
@@ -81,6 +116,8 @@ class Request:
       template: "default" or "released", see `text.render`.
       priority: smaller ones start first.
       owner: among requests of one priority, owners take turns.
+      long_audio: hear the longest clip of the last human turn in windows where it does not fit (`long_audio.generate`);
+        None refuses, as the engine itself always does.
       id: returned with every event; made up if not given.
     """
 
@@ -92,6 +129,7 @@ class Request:
     token_ids: tuple[int, ...] | None = None
     priority: int = 0
     owner: str = ""
+    long_audio: LongAudio | None = None
     id: str = dataclasses.field(default_factory=lambda: f"request-{next(_ids)}")
 
     def __post_init__(self):
@@ -135,6 +173,9 @@ class Completion:
       stop_reason: the special string or stop string that ended it, or "length".
       text: as written, tags included.
       think, answer: its two parts; `complete` says that the think block was closed.
+      windows: of sound that was split, what the model wrote about each window; `usage` then counts all that was asked.
+        Answers that were joined leave no tokens of their own.
+      merges: answers on the way to this one, where those of all windows did not fit into one prompt.
     """
 
     request_id: str
@@ -149,6 +190,17 @@ class Completion:
     complete: bool
     usage: Usage
     top_log_probs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    windows: tuple[WindowReply, ...] = ()
+    merges: tuple[WindowReply, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowReply:
+    """What the model wrote about the sound from `start` to `stop`, in seconds of the clip."""
+
+    start: float
+    stop: float
+    completion: Completion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,5 +232,22 @@ class Finished:
         return self.completion.request_id
 
 
-Event = AudioProgress | TextDelta | Finished
+@dataclasses.dataclass(frozen=True)
+class SoundSplit:
+    """A request's sound is too long for one prompt and will be heard in these windows, (start, stop) in seconds."""
+
+    request_id: str
+    windows: tuple[tuple[float, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowFinished:
+    """Window `number`, counted from 1, has been answered."""
+
+    request_id: str
+    number: int
+    reply: WindowReply
+
+
+Event = AudioProgress | TextDelta | Finished | SoundSplit | WindowFinished
 Generate = Callable[[Iterable[Request]], Iterator[Event]]
