@@ -2,7 +2,7 @@
 
 from stepaudio_jax.inference.engine import Engine, EngineOptions, EngineStats, PromptError, QueueFull
 from stepaudio_jax.inference.row import Prepared
-from stepaudio_jax.inference.session import StepAudio
+from stepaudio_jax.inference.session import StepAudio, sampling_defaults, serving_dtype
 from stepaudio_jax.inference.types import (
     AudioProgress,
     Completion,
@@ -34,4 +34,6 @@ __all__ = [
     "TextDelta",
     "TokenScore",
     "Usage",
+    "sampling_defaults",
+    "serving_dtype",
 ]

@@ -47,10 +47,8 @@ class StepAudio:
         Raises:
           CheckpointError, ConfigError, TokenizerError: what is wrong with the folder, and where.
         """
-        if dtype is None:
-            dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        model, tokenizer = checkpoints.load(checkpoint, dtype=dtype)
-        return cls(Engine(model, tokenizer, options), _defaults(checkpoints.resolve(checkpoint)))
+        model, tokenizer = checkpoints.load(checkpoint, dtype=dtype or serving_dtype())
+        return cls(Engine(model, tokenizer, options), sampling_defaults(checkpoint))
 
     def ask(self, sounds: Sequence[Sound], question: str, **sampling: Any) -> Completion:
         """Asks one question about some sounds (paths, or float32 arrays at 16 kHz), heard in the given order.
@@ -83,11 +81,17 @@ def _hear(sound: str | epath.PathLike | np.ndarray) -> Audio:
     return Audio(load_audio(sound), str(sound))
 
 
-def _defaults(path: epath.Path) -> SamplingParams:
-    """Sampling defaults of the checkpoint's generation_config.json, where it has one."""
-    file = path / "generation_config.json"
+def serving_dtype() -> Any:
+    """Of weights that are only read: bfloat16, and float32 on a CPU, which has no fast bfloat16 products."""
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+
+
+def sampling_defaults(checkpoint: epath.PathLike, unasked: SamplingParams | None = None) -> SamplingParams:
+    """Sampling by the checkpoint's generation_config.json, where it has one; `unasked` is for what that leaves open."""
+    unasked = unasked or SamplingParams()
+    file = checkpoints.resolve(checkpoint) / "generation_config.json"
     if not file.exists():
-        return SamplingParams()
+        return unasked
     try:
         values = json.loads(file.read_text())
     except json.JSONDecodeError as error:
@@ -95,4 +99,4 @@ def _defaults(path: epath.Path) -> SamplingParams:
     if values.get("do_sample") is False:
         values["temperature"] = 0.0
     known = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
-    return SamplingParams(**{name: values[name] for name in known if values.get(name) is not None})
+    return dataclasses.replace(unasked, **{name: values[name] for name in known if values.get(name) is not None})

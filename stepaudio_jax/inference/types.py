@@ -79,6 +79,8 @@ class Request:
       thinking: False hands the model the empty think block, so that it answers at once.
       keep_think: keep the reasoning of earlier assistant turns in the prompt.
       template: "default" or "released", see `text.render`.
+      split_think: False gives the reply as it was written, tags and all, as one part, "answer".
+      skip_special: False keeps special strings that the model writes in the text; one that ends it is never part of it.
       priority: smaller ones start first.
       owner: among requests of one priority, owners take turns.
       id: returned with every event; made up if not given.
@@ -89,6 +91,8 @@ class Request:
     thinking: bool = True
     keep_think: bool = False
     template: str = "default"
+    split_think: bool = True
+    skip_special: bool = True
     token_ids: tuple[int, ...] | None = None
     priority: int = 0
     owner: str = ""
