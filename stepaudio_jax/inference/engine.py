@@ -243,6 +243,11 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._running) or len(self._waiting) > 0
 
+    @property
+    def running(self) -> list[str]:
+        """Ids of the requests that have a row; the others wait."""
+        return [row.id for row in self._running]
+
     def generate(self, requests: Iterable[Request]) -> Iterator[Event]:
         """Answers requests; takes them from the iterable as there is room, and gives events as they come, interleaved.
 
