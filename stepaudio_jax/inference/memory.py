@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from typing import TYPE_CHECKING
 
 import jax
 
+from stepaudio_jax.inference.options import EngineOptions
 from stepaudio_jax.inference.programs import Programs
-
-if TYPE_CHECKING:
-    from stepaudio_jax.inference.engine import EngineOptions
 
 DEVICE_SHARE = 0.9
 """Of what is free on an accelerator; the rest is for what programs need while they run."""

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from stepaudio_jax.audio import lengths
 from stepaudio_jax.config import StepAudioConfig
-from stepaudio_jax.inference.engine import EngineOptions
+from stepaudio_jax.inference.options import EngineOptions
 from stepaudio_jax.inference.programs import POOL_AXES, SEEN_AXES, STOP_IDS, Programs, Rows
 from stepaudio_jax.inference.sampling import SamplingArrays
 from stepaudio_jax.inference.types import SamplingParams
