@@ -246,7 +246,7 @@ def abstract_batch(config: Config, parts: int) -> Batch:
     units = array(jnp.int32, sound_rows, samples // UNIT_SAMPLES)
     audio = AudioInput(array(jnp.float32, sound_rows, samples), units, units, tokens) if sound_rows else None
     reference = array(jnp.float32, rows, length) if "dpo" in config else None
-    return Batch(tokens, tokens, tokens, array(jnp.bool_, rows, length), tokens, audio, reference)
+    return Batch(tokens, tokens, tokens, array(jnp.bool_, rows, length), tokens, audio, reference, tokens)
 
 
 def _nearest_divisor(total: int, wanted: int) -> int:
