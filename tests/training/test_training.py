@@ -263,16 +263,6 @@ def test_a_run_leaves_a_checkpoint_its_config_and_its_metrics(tmp_path):
     assert "4 of 4 steps" in (tmp_path / "run" / "report.html").read_text()
 
 
-@pytest.mark.usefixtures("one_device")
-def test_a_run_starts_from_a_checkpoint(tmp_path):
-    first = training.train(runs.config(steps=4), tmp_path / "one")
-    config = runs.config(init=str(first), steps=2)
-    config.optim.update({"warmup_steps": 1, "learning_rate": 0.0, "end_learning_rate": 0.0})
-    second = training.train(config, tmp_path / "two")
-    # a rate of 0: what was read is what is written
-    jax.tree.map(np.testing.assert_array_equal, runs.parameters(first), runs.parameters(second))
-
-
 def test_configs_take_overrides_and_name_the_nearest_key():
     config = training.read_config("configs/tiny.py", ["--config.optim.learning_rate=1e-5", "--config.steps=7"])
     assert config.optim.learning_rate == 1e-5 and config.steps == 7
