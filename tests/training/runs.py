@@ -146,11 +146,11 @@ def run(workdir, changes=None, process=0, port=0, pause=0.0, slow_look=0.0, deaf
         raise SystemExit(stopped.exit_code) from None
 
 
-def start(workdir, **arguments) -> multiprocessing.process.BaseProcess:
-    """A process that runs `run`."""
+def start(workdir, *, body=run, **arguments) -> multiprocessing.process.BaseProcess:
+    """A process that runs `run`, or another body."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=run, args=(workdir,), kwargs=arguments)
+    process = context.Process(target=body, args=(workdir,), kwargs=arguments)
     process.start()
     return process
 
