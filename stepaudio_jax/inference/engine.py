@@ -20,6 +20,7 @@ from flax import nnx
 
 from stepaudio_jax.audio import lengths
 from stepaudio_jax.data import encode
+from stepaudio_jax.inference.calibration import kv_scale
 from stepaudio_jax.inference.memory import MemoryPlan
 from stepaudio_jax.inference.options import EngineOptions, EngineStats
 from stepaudio_jax.inference.pages import PagePool, identities
@@ -45,15 +46,22 @@ class QueueFull(RuntimeError):
     """As many requests wait as may; ask again later."""
 
 
-def _for_cpu(model: StepAudio) -> StepAudio:
-    """The model with its decoder laid out for a CPU, which reads every weight once per token: slicing a stack of
-    layers would move each twice. The caller's model stays as it is."""
+def laid_out(model: StepAudio, options: EngineOptions, rules: ShardingRules | None) -> StepAudio:
+    """The model as the engine computes with it; the caller's stays as it is.
+
+    On a CPU, which reads every weight once per token, the decoder's layers are separate, for slicing a stack would move
+    each twice, and their kernels output-major.
+    """
     model = nnx.merge(*nnx.split(model))
-    if not isinstance(model.decoder.layers, nnx.List):
+    on_cpu = jax.default_backend() == "cpu" and (rules is None or not rules.axes)
+    if on_cpu and not isinstance(model.decoder.layers, nnx.List):
         model.decoder.layers = unstack(model.decoder.layers)
     for _, module in nnx.iter_modules(model.decoder.layers):
-        if isinstance(module, Linear) and not module.output_major:
-            module.store_output_major()
+        if isinstance(module, Linear):
+            if on_cpu and not module.output_major:
+                module.store_output_major()
+            if options.weights == "int8":
+                module.quantise()
     return model
 
 
@@ -81,8 +89,7 @@ class Engine:
         """
         options = options or EngineOptions()
         on_tpu = jax.default_backend() == "tpu"
-        if jax.default_backend() == "cpu" and (rules is None or not rules.axes):
-            model = _for_cpu(model)
+        model = laid_out(model, options, rules)
         self.config, self.tokenizer, self.length_rule = model.config, tokenizer, length_rule
         self.programs = Programs(
             model, vocab_size=tokenizer.vocab_size, steps=options.burst, length_rule=length_rule, rules=rules
@@ -97,7 +104,8 @@ class Engine:
         self.scheduler = Scheduler(pools, rows, share_prefixes=options.share_prefixes)
         self.prompts = Prompts(self.programs, at_once, rows, options.sounds, width)
         self.replies = Replies(self.programs, rows, width, options.burst_seconds)
-        self.memory = self.programs.new_memory(pages, self.page_size, options.sounds, rows)
+        scale = kv_scale(self.programs, tokenizer, self.page_size) if options.kv_cache == "int8" else None
+        self.memory = self.programs.new_memory(pages, self.page_size, options.sounds, rows, scale)
         self._prompt_tokens = self._generated_tokens = 0
 
     # Requests in
@@ -301,12 +309,10 @@ class Engine:
         Raises:
           ValueError: a model of other sizes.
         """
-        self.programs.update(nnx.to_pure_dict(nnx.state(self._laid_out(model))))
+        own = laid_out(model, self.options, self.programs.rules)
+        self.programs.update(nnx.to_pure_dict(nnx.state(own)))
         self.scheduler.forget_content()
         self.prompts.sounds.clear()
-
-    def _laid_out(self, model: StepAudio) -> StepAudio:
-        return _for_cpu(model) if jax.default_backend() == "cpu" and self.programs.rules is None else model
 
     def _ids(self, token_ids: Iterable[int]) -> np.ndarray:
         ids = np.asarray(token_ids, np.int64)

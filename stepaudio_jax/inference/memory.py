@@ -31,7 +31,7 @@ class MemoryPlan:
         Raises:
           ValueError: room for less than one page.
         """
-        one = programs.memory_shapes(1, page_size, 1, 1).pages
+        one = programs.memory_shapes(1, page_size, 1, 1, quantised=options.kv_cache == "int8").pages
         bytes_a_page = math.prod(one.shape[1:]) * one.dtype.itemsize
         if options.pages is not None:
             return cls(options.pages, bytes_a_page)

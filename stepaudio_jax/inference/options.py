@@ -22,6 +22,8 @@ class EngineOptions:
       sounds: chunks of sound whose features are kept.
       share_prefixes: let requests use pages that others have filled with the same tokens.
       max_waiting: most requests that may wait.
+      weights: "int8" keeps the decoder's matrices as integers, a scale for each output (models/layers.py).
+      kv_cache: "int8" keeps keys and values so, a scale for each channel (calibration.py).
     """
 
     max_rows: int = 32
@@ -35,6 +37,16 @@ class EngineOptions:
     sounds: int = 64
     share_prefixes: bool = True
     max_waiting: int = 1024
+    weights: str | None = None
+    kv_cache: str | None = None
+
+    def __post_init__(self):
+        for name in ("weights", "kv_cache"):
+            if (value := getattr(self, name)) not in (None, "int8"):
+                raise ValueError(f'{name}: expected "int8" or None, found {value!r}')
+        for name in ("max_rows", "burst", "sounds", "max_waiting"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {value}")
 
 
 @dataclasses.dataclass(frozen=True)
