@@ -247,7 +247,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
     parser.add_argument("--records-per-shard", type=int, default=1000, metavar="N", help="of input (default 1000)")
     parser.add_argument("--mel", action="store_true", help="store log-mel features too, for other programs: "
-                        "training makes them of samples, 1 %% of its step (benchmarks/README.md)")  # fmt: skip
+                        "training makes them of samples, 2 %% of its step (benchmarks/README.md)")  # fmt: skip
     parser.add_argument("--keep-think", action="store_true", help="lengths with the reasoning of earlier turns kept")
     parser.add_argument("--template", default="default", choices=TEMPLATES, help="lengths by this prompt template")
     parser.add_argument("--length-rule", default="hf", choices=LENGTH_RULES, help="audio tokens counted by this rule")

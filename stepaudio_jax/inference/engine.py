@@ -53,7 +53,7 @@ def laid_out(model: StepAudio, options: EngineOptions, rules: ShardingRules | No
     each twice, and their kernels output-major.
     """
     model = nnx.merge(*nnx.split(model))
-    on_cpu = jax.default_backend() == "cpu" and (rules is None or not rules.axes)
+    on_cpu = rules is None and jax.default_backend() == "cpu"
     if on_cpu and not isinstance(model.decoder.layers, nnx.List):
         model.decoder.layers = unstack(model.decoder.layers)
     for _, module in nnx.iter_modules(model.decoder.layers):
@@ -88,6 +88,7 @@ class Engine:
             tensor; along context the same work is done by all.
         """
         options = options or EngineOptions()
+        rules = rules if rules is not None and rules.axes else None
         on_tpu = jax.default_backend() == "tpu"
         model = laid_out(model, options, rules)
         self.config, self.tokenizer, self.length_rule = model.config, tokenizer, length_rule
