@@ -1,6 +1,7 @@
 """Generation: requests in, events out; the engine; the session a user holds."""
 
-from stepaudio_jax.inference.engine import Engine, EngineOptions, EngineStats, PromptError, QueueFull
+from stepaudio_jax.inference.engine import Engine, PromptError, QueueFull
+from stepaudio_jax.inference.options import EngineOptions, EngineStats
 from stepaudio_jax.inference.row import Prepared
 from stepaudio_jax.inference.session import StepAudio, sampling_defaults, serving_dtype
 from stepaudio_jax.inference.types import (
