@@ -21,7 +21,7 @@ from stepaudio_jax.serving import Settings
 from stepaudio_jax.text import Conversation, human
 from tests.serving.servers import CHAT, audio_part, encoded, serving, wav
 
-SUM = [{"role": "user", "content": "What is 3 + 4?"}]
+SUM = [{"role": "user", "content": "What is 4 + 5?"}]
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=200)
 TOOLS = [{"type": "function", "function": {"name": "look", "description": "Look.", "parameters": {"type": "object"}}}]
 
@@ -35,7 +35,7 @@ def engine() -> Engine:
 @pytest.fixture(scope="module")
 def alone(engine):
     """What the engine writes without a server, by prompt; asked before the server owns it."""
-    conversations = [Conversation((human("What is 3 + 4?"),))]
+    conversations = [Conversation((human("What is 4 + 5?"),))]
     done = [
         event for event in engine.generate([Request(c, GREEDY) for c in conversations]) if isinstance(event, Finished)
     ]
@@ -78,7 +78,7 @@ def message(chunks: list[ChatCompletionChunk], index: int = 0) -> dict:
 def test_an_answer_with_its_reasoning_apart(client, alone):
     answer = whole(client, extra_body={"return_token_ids": True})
     choice = answer.choices[0]
-    assert choice.message.content == alone.answer == "7"
+    assert choice.message.content == alone.answer == "9"
     assert choice.message.reasoning_content == alone.think != ""  # type: ignore[attr-defined]
     assert tuple(choice.token_ids) == alone.token_ids  # type: ignore[attr-defined]
     assert choice.finish_reason == "stop" and answer.model == "tiny"
@@ -93,7 +93,7 @@ def test_an_answer_as_it_was_written(client, alone):
         assert content == alone.text and content.count("</think>") == 1
         assert message(streamed(client, extra_body=fields))["content"] == alone.text
     hidden = whole(client, extra_body={"include_reasoning": False}).choices[0].message
-    assert hidden.content == "7" and not hasattr(hidden, "reasoning_content")
+    assert hidden.content == "9" and not hasattr(hidden, "reasoning_content")
 
 
 def test_a_streamed_answer_is_the_whole_one(client, alone):
@@ -173,14 +173,14 @@ def test_a_message_is_continued(client, alone):
     begun = [*SUM, {"role": "assistant", "content": "<think>\n" + alone.text[:4]}]
     fields = {"continue_final_message": True, "add_generation_prompt": False, "return_token_ids": True}
     choice = whole(client, messages=begun, extra_body=fields).choices[0]
-    assert choice.message.content == "7" and choice.message.reasoning_content  # type: ignore[attr-defined]
+    assert choice.message.content == "9" and choice.message.reasoning_content  # type: ignore[attr-defined]
 
 
 def test_a_conversation_with_tools(client):
     history = [
         {"role": "system", "content": "Be brief."},
         *SUM,
-        {"role": "assistant", "content": "7", "reasoning_content": "3 + 4 = 7."},
+        {"role": "assistant", "content": "9", "reasoning_content": "4 + 5 = 9."},
         {"role": "user", "content": "What is 5 + 4?"},
     ]
     answer = whole(client, messages=history, tools=TOOLS, tool_choice="auto", parallel_tool_calls=False)
@@ -208,7 +208,7 @@ def test_completions(client, server, engine, alone):
     two = client.completions.create(model="tiny", prompt=prompts, n=2, max_tokens=3)
     assert [choice.index for choice in two.choices] == [0, 1, 2, 3] and two.choices[0].text == two.choices[1].text
     # The chat prompt, written by hand: special strings are special here.
-    by_hand = "<|BOT|>human\nWhat is 3 + 4?<|EOT|><|BOT|>assistant\n<think>\n"
+    by_hand = "<|BOT|>human\nWhat is 4 + 5?<|EOT|><|BOT|>assistant\n<think>\n"
     for prompt in (by_hand, engine.tokenizer.encode(by_hand, allow_special=True)):
         assert client.completions.create(model="tiny", prompt=prompt, max_tokens=200).choices[0].text == alone.text
 
@@ -249,7 +249,7 @@ def test_what_the_released_client_sends(server, alone):
     """Its fields, and its reading of events: lines of "data: ", up to [DONE]."""
     body = {
         "model": "tiny",
-        "messages": [{"role": "human", "content": [{"type": "text", "text": "What is 3 + 4?"}]},
+        "messages": [{"role": "human", "content": [{"type": "text", "text": "What is 4 + 5?"}]},
                      {"role": "assistant", "content": "<think>\n", "eot": False}],
         "stream": True, "stop_token_ids": [1], "max_tokens": 200, "temperature": 0, "repetition_penalty": 1.0,
         "skip_special_tokens": False, "continue_final_message": True, "add_generation_prompt": False,
@@ -261,7 +261,7 @@ def test_what_the_released_client_sends(server, alone):
                 break
             delta = json.loads(line.removeprefix("data: "))["choices"][0]["delta"]
             text += delta.get("content", "")
-    assert done and text == "7"
+    assert done and text == "9"
 
 
 def test_plain_curl(server):
@@ -270,7 +270,7 @@ def test_plain_curl(server):
     body = json.dumps({"messages": SUM})
     command = ["curl", "-sS", "--fail", f"{server.url}{CHAT}", "-H", "Content-Type: application/json", "-d", body]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert json.loads(done.stdout)["choices"][0]["message"]["content"] == "7"
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"] == "9"
     clip = wav(np.zeros(8000, np.float32))
     command = [
         "curl",
