@@ -40,7 +40,7 @@ demo:  ## three fresh sound scenes, a question about each, answered by the shipp
 
 test:  ## the fast tests, on the CPU, without torch
 	@$(SETUP) "$(VENV)" dev
-	"$(VENV)/bin/python" -m pytest -n $(WORKERS) -m "not parity and not tpu_backend and not tpu" $(PYTEST_ARGS)
+	"$(VENV)/bin/python" -m pytest -n $(WORKERS) --dist=worksteal -m "not parity and not tpu_backend and not tpu" $(PYTEST_ARGS)
 
 parity:  ## our numbers against torch and transformers, in .venv-parity
 	@$(SETUP_PARITY)

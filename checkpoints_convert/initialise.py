@@ -75,12 +75,13 @@ def with_special_strings(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     Ids in between are filled with `<|reserved_ID|>`.
     """
     backend = tokenizers.Tokenizer.from_str(backend.to_str())
+    size, added = backend.get_vocab_size(with_added_tokens=True), []
     for text, wanted in SPECIALS.items():
         if backend.token_to_id(text) is not None:
             continue
-        while (size := backend.get_vocab_size(with_added_tokens=True)) < wanted and size >= SPECIALS["<|EOT|>"]:
-            backend.add_special_tokens([f"<|reserved_{size}|>"])
-        backend.add_special_tokens([text])
+        filled = range(size + len(added), wanted if size + len(added) >= SPECIALS["<|EOT|>"] else 0)
+        added += [*(f"<|reserved_{number}|>" for number in filled), text]
+    backend.add_special_tokens(added)  # all at once: each call goes through all that were added before
     return backend
 
 

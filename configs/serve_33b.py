@@ -13,6 +13,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.topology = "v6e:2x4"
     config.model = "33b"
     config.dtype = "bfloat16"
+    config.weights = None  # or "int8"
+    config.kv_cache = None  # or "int8"
     config.vocab_size = 158_258  # entries of the tokenizer; the rows above are padding
     config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": 1, "context": 1, "tensor": -1})
 

@@ -6,6 +6,7 @@ stepaudio data check FILES            counts, lengths, sounds and every bad reco
 stepaudio train --config=… --workdir=…
 stepaudio eval                        examine a checkpoint on held-out scenes
 stepaudio plan --config=… --topology=v5p:4x4x4
+stepaudio serve --checkpoint=… --port=8000   a checkpoint behind OpenAI's protocol
 stepaudio convert from-hf SRC DST     bring released weights in; to-hf, verify, inspect, synth
 """
 
@@ -245,6 +246,14 @@ def _plan(args: argparse.Namespace) -> int:
     return run(args.config, args.rest, args)
 
 
+def _serve_parser(parser: argparse.ArgumentParser):
+    try:
+        from stepaudio_jax.serving.command import define
+    except ImportError as error:
+        raise ValueError(f'{error.name} is not installed: pip install "stepaudio-jax[serve]" brings it') from None
+    define(parser)
+
+
 def _data_parser(parser: argparse.ArgumentParser):
     from stepaudio_jax.data import build, check
 
@@ -280,6 +289,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "train": (_train_parser, "train by a config file"),
     "eval": (_eval_parser, "examine a checkpoint on held-out scenes"),
     "plan": (_plan_parser, "does a config fit a pod, what would it cost, what limits it; without a TPU"),
+    "serve": (_serve_parser, "a checkpoint behind OpenAI's protocol"),
     "convert": (_convert_parser, "Hugging Face safetensors to a checkpoint and back; verify, inspect, synth"),
 }
 

@@ -1,22 +1,59 @@
-"""What every test runs under: the CPU with eight fake devices, no compilation cache, no deadlines.
+"""What every test runs under: the CPU with eight fake devices, compiled quickly, no deadlines.
+
+Most of the time of these tests would go into compiling small programs once. So LLVM optimises little (XLA's own passes
+are as ever), and what was compiled is kept: of this process in .jax_cache, by a hash of the program, the compiler and
+its flags, so that a change compiles what it changes; of the programs that tests start, which they also kill, in a
+folder of this session. Tests with a marker, which measure how close to a peer or how large a program is, compile as
+users do.
 
 Set JAX_PLATFORMS to run elsewhere, e.g. `JAX_PLATFORMS=tpu pytest -m tpu` on a TPU.
 """
 
+import atexit
 import importlib.util
 import os
+import shutil
 import signal
+import tempfile
 import threading
+from pathlib import Path
+from typing import Any
 
-# In the environment, so that the programs tests start inherit it, and before jax is imported.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a cache hides what compiles, and outlives a change
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
 
 import hypothesis
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 FAKE_DEVICES = 8
+ON_CPU = os.environ["JAX_PLATFORMS"] == "cpu"
+CACHE, CACHE_BYTES = Path(__file__).parent.parent / ".jax_cache", 1 << 30
+
+if "STEPAUDIO_TESTS" not in os.environ:  # the first process; those of pytest-xdist inherit its environment
+    os.environ["STEPAUDIO_TESTS"] = tempfile.mkdtemp(prefix="stepaudio-tests-")
+    atexit.register(shutil.rmtree, os.environ["STEPAUDIO_TESTS"], ignore_errors=True)
+    if CACHE.exists() and sum(file.stat().st_size for file in CACHE.iterdir()) > CACHE_BYTES:
+        shutil.rmtree(CACHE)
+
+
+def configure(name: str, value: Any, inherited: Any = None) -> None:
+    """Sets an option of jax in this process, and through the environment in those that it starts."""
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value if inherited is None else inherited)
+
+
+def compile_quickly(quick: bool) -> None:
+    configure("jax_disable_most_optimizations", quick)
+    if quick != jax.config.jax_enable_compilation_cache:
+        configure("jax_enable_compilation_cache", quick)
+        compilation_cache.reset_cache()  # which has noted whether it is used
+
+
+configure("jax_compilation_cache_dir", str(CACHE), inherited=os.environ["STEPAUDIO_TESTS"])
+configure("jax_persistent_cache_min_compile_time_secs", 0)
+configure("jax_persistent_cache_min_entry_size_bytes", -1)
+compile_quickly(ON_CPU)
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     # Started in the background of a shell, which ignores ctrl-C for it and for all it starts; tests send it.
@@ -35,6 +72,13 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 NEEDS = {"parity": ("torch", "transformers"), "tpu_backend": ("libtpu",)}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """What a file's tests have compiled is of no use to the next file's, and takes gigabytes by the end."""
+    yield
+    jax.clear_caches()
+
+
 def pytest_runtest_setup(item: pytest.Item):
     """Skips what this machine cannot run, saying why; a tier asked for by name fails instead."""
     for marker, packages in NEEDS.items():
@@ -44,5 +88,6 @@ def pytest_runtest_setup(item: pytest.Item):
             if item.config.option.markexpr == marker:
                 pytest.fail(reason, pytrace=False)
             pytest.skip(reason)
+    compile_quickly(ON_CPU and not any(item.get_closest_marker(tier) for tier in (*NEEDS, "tpu")))
     if item.get_closest_marker("tpu") and jax.default_backend() != "tpu":
         pytest.skip(f"needs a TPU, found {jax.default_backend()}: there, JAX_PLATFORMS=tpu pytest -m tpu")

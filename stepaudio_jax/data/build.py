@@ -27,7 +27,7 @@ from stepaudio_jax.audio.lengths import LENGTH_RULES
 from stepaudio_jax.checkpoints import resolve
 from stepaudio_jax.data import check, stored
 from stepaudio_jax.data.lengths import HAS_AUDIO, HAS_THINK, Rendering, tokenizer_sha256
-from stepaudio_jax.data.pieces import UNFINISHED, Piece, Recipe, cut, run_pieces, write_whole
+from stepaudio_jax.data.pieces import UNFINISHED, Piece, Recipe, changed_sound, cut, run_pieces, write_whole
 from stepaudio_jax.data.reading import count
 from stepaudio_jax.data.stored import DatasetError
 from stepaudio_jax.data.think_incomplete import ThinkIncomplete
@@ -39,12 +39,14 @@ PLAN = "build.json"
 
 @dataclasses.dataclass
 class Tally:
-    """How far a build is: records that there are, those read, the bad ones with reasons, how many were left out."""
+    """How far a build is: records that there are, those read, the bad ones with reasons, how many were left out; and of
+    each piece that was finished and is made again, a sound file that has changed since."""
 
     total: int
     read: int = 0
     bad: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     left_out: Counter[str] = dataclasses.field(default_factory=Counter)
+    changed: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, report: dict[str, Any]) -> None:
         self.read += report["read"]
@@ -70,7 +72,8 @@ def build(
     max_bad_share: float = 0.1,
     seen: Callable[[Tally], None] = lambda tally: None,
 ) -> dict[str, Any]:
-    """Writes a stored data set, or finishes one that was begun. Returns its dataset.json.
+    """Writes a stored data set, or finishes one that was begun, where what was made of sound files that have changed
+    since, or that were missing and have come, is made again. Returns its dataset.json.
 
     Args:
       workers: processes; by default one per core.
@@ -88,10 +91,15 @@ def build(
     tally = Tally(_total(begun))
     waiting = []
     for piece in pieces:
+        waiting.append(piece)
         if (out / piece.report).exists() and (out / piece.shard).exists():  # Beam leaves reports without shards
-            tally.add(_read_report(out, piece))
-        else:
-            waiting.append(piece)
+            report = _read_report(out, piece)
+            if (path := changed_sound(report)) is not None:
+                (out / piece.report).unlink()  # or its new shard could be counted by it
+                tally.changed.append(path)
+            else:
+                tally.add(report)
+                waiting.pop()
     with contextlib.closing(run_pieces(out, recipe, waiting, workers or os.cpu_count() or 1)) as reports:
         seen(tally)
         _refuse_bad(tally, max_bad_share)
@@ -144,9 +152,7 @@ def _arguments(recipe: Recipe, records_per_shard: int) -> dict[str, Any]:
 def _identity(path: epath.Path) -> dict[str, int]:
     """What tells a file or folder from a changed one: the bytes in it, and the latest change in nanoseconds."""
     files = [file for file in path.rglob("*") if not file.is_dir()] if path.is_dir() else [path]
-    changed = [
-        int(file.stat().mtime * 10**9) if "://" in str(file) else os.stat(file).st_mtime_ns for file in files
-    ]
+    changed = [int(file.stat().mtime * 10**9) if "://" in str(file) else os.stat(file).st_mtime_ns for file in files]
     return {"bytes": sum(file.stat().length for file in files), "changed": max(changed, default=0)}
 
 
@@ -240,7 +246,8 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the data set goes; run again to go on")
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
     parser.add_argument("--records-per-shard", type=int, default=1000, metavar="N", help="of input (default 1000)")
-    parser.add_argument("--mel", action="store_true", help="store log-mel features beside the sound")
+    parser.add_argument("--mel", action="store_true", help="store log-mel features too, for other programs: "
+                        "training makes them of samples, 2 %% of its step (benchmarks/README.md)")  # fmt: skip
     parser.add_argument("--keep-think", action="store_true", help="lengths with the reasoning of earlier turns kept")
     parser.add_argument("--template", default="default", choices=TEMPLATES, help="lengths by this prompt template")
     parser.add_argument("--length-rule", default="hf", choices=LENGTH_RULES, help="audio tokens counted by this rule")
@@ -275,6 +282,11 @@ def run(args: argparse.Namespace) -> int:
             task = progress.add_task("building", total=None, rate="")
 
             def seen(tally: Tally):
+                if tally.changed and progress.tasks[task].total is None:
+                    pieces = f"{len(tally.changed)} finished piece{'s' * (len(tally.changed) > 1)}"
+                    errors.print(
+                        f"{pieces} made again: {tally.changed[0]} has changed since", soft_wrap=True, markup=False
+                    )
                 speed = progress.tasks[task].speed
                 rate = f"{speed:.0f} records/s, {len(tally.bad)} bad" if speed else ""
                 progress.update(task, completed=tally.read, total=tally.total, rate=rate)

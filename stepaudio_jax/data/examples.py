@@ -62,6 +62,8 @@ class Batch(NamedTuple):
       audio: None for a batch without sound.
       reference: for preferences, at each segment's first token the log-probability of its trained tokens under the
         reference model, 0 elsewhere.
+      think_tokens: at the first token of each think block that is trained on, how many tokens it has
+        (text.Rendered.thinks), 0 elsewhere; for metrics.
     """
 
     tokens: Int[np.ndarray, "B T"]
@@ -71,6 +73,7 @@ class Batch(NamedTuple):
     sources: Int[np.ndarray, "B T"]
     audio: AudioInput | None
     reference: Float[np.ndarray, "B T"] | None = None
+    think_tokens: Int[np.ndarray, "B T"] | None = None
 
 
 def encode(conversation: Conversation, tokenizer: Tokenizer, *, length_rule: str = "hf", **render_options) -> Example:
@@ -123,7 +126,7 @@ def collate(
         raise ValueError(f"sound_samples: expected a multiple of {UNIT_SAMPLES} (80 ms), found {sound_samples}")
     sound = _SoundRows(sound_rows, sound_samples, shards)
     tokens = np.full((len(rows), length), pad_id, np.int32)
-    positions, segment_ids, sources = np.zeros((3, len(rows), length), np.int32)
+    positions, segment_ids, sources, think_tokens = np.zeros((4, len(rows), length), np.int32)
     loss_mask = np.zeros((len(rows), length), bool)
     slots = np.full((len(rows), length), -1, np.int32)
     reference = np.zeros((len(rows), length), np.float32) if preferences else None
@@ -142,6 +145,8 @@ def collate(
             loss_mask[number, begin : begin + 1] = False  # nothing comes before it that could predict it
             if reference is not None and example.reference is not None:
                 reference[number, begin] = example.reference
+            for start, count in rendered.thinks:
+                think_tokens[number, begin + start] = count
             if len(example.chunks) != len(rendered.spans):
                 raise ValueError(
                     f"row {number}: {len(rendered.spans)} audio spans, {len(example.chunks)} chunks of sound"
@@ -151,7 +156,7 @@ def collate(
                 slots[number, begin + start : begin + start + count] = unit + np.arange(count)
             begin = own.stop
     audio = AudioInput(sound.samples, sound.sizes, sound.offsets, slots) if sound_rows else None
-    return Batch(tokens, positions, segment_ids, loss_mask, sources, audio, reference)
+    return Batch(tokens, positions, segment_ids, loss_mask, sources, audio, reference, think_tokens)
 
 
 def sound_shape(samples: int, parts: int) -> tuple[int, int]:

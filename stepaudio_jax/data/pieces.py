@@ -26,7 +26,7 @@ from stepaudio_jax.data import formats, records, stored
 from stepaudio_jax.data.lengths import Lengths, Rendering, measure
 from stepaudio_jax.data.reading import Record, read_range
 from stepaudio_jax.data.samples import RecordError, Sample
-from stepaudio_jax.data.sounds import Sounds
+from stepaudio_jax.data.sounds import Sounds, stamp
 from stepaudio_jax.data.stored import DatasetError
 from stepaudio_jax.data.think_incomplete import LeftOut, ThinkIncomplete
 from stepaudio_jax.text import Tokenizer
@@ -90,23 +90,38 @@ def build_piece(out: epath.Path, recipe: Recipe, piece: Piece) -> dict[str, Any]
         for data in records_of(piece, recipe, report):
             writer.write(data)
     write_whole(out / piece.report, json.dumps(report).encode())
-    del report["columns"]
+    del report["columns"], report["sounds"]
     return report
 
 
 def new_report() -> dict[str, Any]:
     """What is told of a piece: records read and made, seconds of sound, (place, reason) of the bad ones, how many are
-    left out for which reason, and the columns of what was made."""
+    left out for which reason, the files that sound was looked for in, and the columns of what was made."""
     columns: dict[str, list[int]] = {name: [] for name in stored.COLUMNS}
-    return {"read": 0, "records": 0, "seconds": 0.0, "bad": [], "left_out": Counter(), "columns": columns}
+    return {
+        "read": 0,
+        "records": 0,
+        "seconds": 0.0,
+        "bad": [],
+        "left_out": Counter(),
+        "sounds": {},
+        "columns": columns,
+    }
+
+
+def changed_sound(report: dict[str, Any]) -> str | None:
+    """A file that sound was looked for in, and that has changed, come or gone since; None where none has."""
+    return next((path for path, before in report.get("sounds", {}).items() if stamp(epath.Path(path)) != before), None)
 
 
 def records_of(piece: Piece, recipe: Recipe, report: dict[str, Any]) -> Iterator[bytes]:
     """The stored records of a piece, each counted in the report."""
+    sounds = _sounds(recipe.roots or (str(_beside(epath.Path(piece.path))),))
+    sounds.seen = report["sounds"]
     for where, record in read_range(piece.path, piece.start, piece.stop):
         report["read"] += 1
         try:
-            samples = _samples(recipe, piece, record, where, piece.first + report["read"] - 1)
+            samples = _samples(recipe, sounds, record, where, piece.first + report["read"] - 1)
             made = [(sample, *_stored(sample, recipe)) for sample in samples]
         except RecordError as error:
             report["bad"].append((where, str(error).removeprefix(f"{where}: ")))
@@ -124,10 +139,9 @@ def records_of(piece: Piece, recipe: Recipe, report: dict[str, Any]) -> Iterator
         raise DatasetError(f"{piece.path}: expected record {piece.stop}, found the end: changed since the build began")
 
 
-def _samples(recipe: Recipe, piece: Piece, record: Record | RecordError, where: str, index: int) -> list[Sample]:
+def _samples(recipe: Recipe, sounds: Sounds, record: Record | RecordError, where: str, index: int) -> list[Sample]:
     if isinstance(record, RecordError):
         raise record
-    sounds = _sounds(recipe.roots or (str(_beside(epath.Path(piece.path))),))
     sample = formats.parse(record, sounds, where, format=recipe.format, prompts=recipe.prompts)
     return recipe.transform(sample, index) if recipe.transform else [sample]
 

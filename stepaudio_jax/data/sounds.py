@@ -25,8 +25,27 @@ from stepaudio_jax.text import Audio
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
+Stamps = dict[str, list[int] | None]
+"""By path what tells a file from a changed one: bytes, and when it last changed, in nanoseconds; None for no file."""
+
+
+def stamp(path: epath.Path) -> list[int] | None:
+    if "://" in str(path):
+        return [path.stat().length, int(path.stat().mtime * 10**9)] if path.exists() else None
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
 class Sounds:
-    """Loads clips by what records call them. Threads may share one; a copy sent to another process opens its own."""
+    """Loads clips by what records call them. Threads may share one; a copy sent to another process opens its own.
+
+    Attributes:
+      seen: if set, where every file that was looked for is noted, found or not: local ones, and tar shards. Those that
+        lie in an object store are not, since each would cost a request.
+    """
 
     def __init__(self, roots: Sequence[epath.PathLike], max_seconds: float = 3600):
         """`roots`: folders and uncompressed tar files, local or gs://, with `*` in the last part if need be; what a
@@ -37,6 +56,7 @@ class Sounds:
         """
         self.roots = [found for root in roots for found in _expand(epath.Path(root))]
         self.max_seconds = max_seconds
+        self.seen: Stamps | None = None
         self._folders = [os.path.realpath(root) for root in self.roots if root.suffix != ".tar" and _is_local(root)]
 
     def load(self, reference: Any, what: str) -> Audio:
@@ -93,11 +113,16 @@ class Sounds:
         outside = None
         for root in self.roots:
             if root.suffix == ".tar":
+                self._note(root)
                 if (place := self._members.get(name.removeprefix("./"))) is not None:
                     return self._decode(_member(*place), name)
-            elif (path := _below(root, name)) is None:
+                continue
+            if (path := _below(root, name)) is None:
                 outside = name
-            elif _is_file(path):
+                continue
+            if _is_local(path):
+                self._note(path)
+            if _is_file(path):
                 if self._is_inside(path):
                     return Audio(load_audio(path, max_seconds=self.max_seconds), name)
                 outside = os.path.realpath(path)
@@ -105,6 +130,10 @@ class Sounds:
         if outside is not None:
             raise AudioError(f"{shown} lies at {outside[:200]}, outside of {where}; name its folder as a root too")
         raise AudioError(f"{shown}: no such file under {where}")
+
+    def _note(self, path: epath.Path) -> None:
+        if self.seen is not None and str(path) not in self.seen:
+            self.seen[str(path)] = stamp(path)
 
     def _is_inside(self, path: epath.Path) -> bool:
         """Whether a file, links followed, lies in one of the folders; gs:// has no links."""

@@ -21,5 +21,6 @@ def truncate(example: Example, length: int) -> Example:
         if start - 1 < length < start + count + 1:
             length = start - 1
     kept = sum(start + count + 1 <= length for start, count in spans)
-    cut = Rendered(rendered.token_ids[:length], rendered.loss_mask[:length], spans[:kept])
+    thinks = tuple((start, min(count, length - start)) for start, count in rendered.thinks if start < length)
+    cut = Rendered(rendered.token_ids[:length], rendered.loss_mask[:length], spans[:kept], thinks)
     return dataclasses.replace(example, rendered=cut, chunks=example.chunks[:kept])

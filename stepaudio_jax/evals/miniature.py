@@ -116,7 +116,7 @@ def report(checkpoint: str, per_kind: int, seed: int, batch_size: int, console: 
         def run(some: list[Item]) -> Result:
             nonlocal done
             result = evaluate(
-                model.generate, some, score_answer, progress=lambda n: progress.update(task, completed=done + n)
+                model.engine.generate, some, score_answer, progress=lambda n: progress.update(task, completed=done + n)
             )
             done += len(some)
             return result

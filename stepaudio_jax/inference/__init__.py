@@ -1,9 +1,10 @@
 """Generation: requests in, events out; the engine; the session a user holds."""
 
-from stepaudio_jax.inference.engine import Engine, EngineOptions, EngineStats, QueueFull
+from stepaudio_jax.inference.engine import Engine, QueueFull
+from stepaudio_jax.inference.options import EngineOptions, EngineStats
 from stepaudio_jax.inference.refusal import PromptError
 from stepaudio_jax.inference.row import Prepared
-from stepaudio_jax.inference.session import StepAudio
+from stepaudio_jax.inference.session import StepAudio, sampling_defaults, serving_dtype
 from stepaudio_jax.inference.types import (
     AudioProgress,
     Completion,
@@ -43,4 +44,6 @@ __all__ = [
     "Usage",
     "WindowFinished",
     "WindowReply",
+    "sampling_defaults",
+    "serving_dtype",
 ]

@@ -17,12 +17,12 @@ from stepaudio_jax.inference.merging import Merger, Rounds, clock, joined
 from stepaudio_jax.inference.refusal import PromptError
 from stepaudio_jax.inference.types import (
     AudioProgress,
-    Event,
     Finished,
     Generate,
     LongAudio,
     Request,
     SoundSplit,
+    SplitEvent,
     TextDelta,
     WindowFinished,
     WindowReply,
@@ -37,7 +37,7 @@ SPARE = 16
 WHICH = "[Sound from {start} to {stop} of a recording of {length}.]\n"
 
 
-def generate(engine: Engine, requests: Iterable[Request]) -> Iterator[Event]:
+def generate(engine: Engine, requests: Iterable[Request]) -> Iterator[SplitEvent]:
     """`Engine.generate`, but for requests whose `long_audio` says how to split what does not fit: those come last, one
     after another, all windows of one together."""
     split: list[Plan] = []
@@ -55,7 +55,7 @@ def generate(engine: Engine, requests: Iterable[Request]) -> Iterator[Event]:
         yield from answer(engine.generate, plan)
 
 
-def answer(generate: Generate, plan: Plan) -> Iterator[Event]:
+def answer(generate: Generate, plan: Plan) -> Iterator[SplitEvent]:
     """Events of a request that is split: its windows, what was answered about each, then the one answer."""
     own = plan.request.id
     yield SoundSplit(own, plan.windows)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from typing import TYPE_CHECKING
 
 import jax
 
+from stepaudio_jax.inference.options import EngineOptions
 from stepaudio_jax.inference.programs import Programs
-
-if TYPE_CHECKING:
-    from stepaudio_jax.inference.engine import EngineOptions
 
 DEVICE_SHARE = 0.9
 """Of what is free on an accelerator; the rest is for what programs need while they run."""
@@ -34,7 +31,7 @@ class MemoryPlan:
         Raises:
           ValueError: room for less than one page.
         """
-        one = programs.memory_shapes(1, page_size, 1, 1).pages
+        one = programs.memory_shapes(1, page_size, 1, 1, quantised=options.kv_cache == "int8").pages
         bytes_a_page = math.prod(one.shape[1:]) * one.dtype.itemsize
         if options.pages is not None:
             return cls(options.pages, bytes_a_page)

@@ -140,34 +140,28 @@ class Programs:
         return Memory(POOL_AXES, SCALE_AXES if quantised else None, (None, None), SEEN_AXES)
 
     def memory_shapes(
-        self, pages: int, page_size: int, entries: int, places: int, scale: Any = None
+        self, pages: int, page_size: int, entries: int, places: int, *, quantised: bool = False
     ) -> Memory:
         """The arrays of `Memory` as shapes, the pages and places being those of each lane."""
         decoder = self.config.decoder
         layers, combined, dim = decoder.num_hidden_layers, 2 * decoder.num_key_value_heads, decoder.head_dim
-        kind = self.dtype if scale is None else jnp.int8
         shape = jax.ShapeDtypeStruct
         return Memory(
-            shape((self.lanes, layers * pages, page_size, combined, dim), kind),
-            None if scale is None else shape((layers, combined, dim), jnp.float32),
+            shape((self.lanes, layers * pages, page_size, combined, dim), jnp.int8 if quantised else self.dtype),
+            shape((layers, combined, dim), jnp.float32) if quantised else None,
             shape((entries * ROWS, decoder.hidden_size), self.dtype),
             shape((self.lanes, places, decoder.vocab_size), jnp.bool_),
         )
 
     def new_memory(self, pages: int, page_size: int, entries: int, places: int, scale: Any = None) -> Memory:
-        """Zeros everywhere but in `scale`."""
-        shapes = self.memory_shapes(pages, page_size, entries, places, scale)._replace(scale=None)
-
-        def zeros():
-            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-        axes = self.memory_axes(False)
+        """Zeros everywhere; where there is a `scale`, keys and values are kept as int8."""
+        shapes = self.memory_shapes(pages, page_size, entries, places, quantised=scale is not None)
+        axes = self.memory_axes(scale is not None)
         shardings = self.rules.shardings(self.rules.specs(axes)) if self.rules else None
-        memory = jax.jit(zeros, out_shardings=shardings)()
-        if scale is not None:
-            sharding = self.rules.sharding(SCALE_AXES) if self.rules else None
-            memory = memory._replace(scale=jax.device_put(jnp.asarray(scale, jnp.float32), sharding))
-        return memory
+        memory = jax.jit(
+            lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), out_shardings=shardings
+        )()
+        return memory if scale is None else memory._replace(scale=jax.device_put(scale, memory.scale.sharding))
 
     def hear(
         self,

@@ -16,7 +16,7 @@ from stepaudio_jax import checkpoints
 from stepaudio_jax.audio import check_samples, load_audio
 from stepaudio_jax.inference import long_audio
 from stepaudio_jax.inference.engine import Engine, EngineOptions
-from stepaudio_jax.inference.types import Completion, Event, Finished, LongAudio, Request, SamplingParams
+from stepaudio_jax.inference.types import Completion, Finished, LongAudio, Request, SamplingParams, SplitEvent
 from stepaudio_jax.text import Audio, Conversation, human
 
 Sound = str | epath.PathLike | np.ndarray | Audio
@@ -55,10 +55,8 @@ class StepAudio:
         Raises:
           CheckpointError, ConfigError, TokenizerError: what is wrong with the folder, and where.
         """
-        if dtype is None:
-            dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        model, tokenizer = checkpoints.load(checkpoint, dtype=dtype, yarn_factor=yarn_factor)
-        return cls(Engine(model, tokenizer, options), _defaults(checkpoints.resolve(checkpoint)))
+        model, tokenizer = checkpoints.load(checkpoint, dtype=dtype or serving_dtype(), yarn_factor=yarn_factor)
+        return cls(Engine(model, tokenizer, options), sampling_defaults(checkpoint))
 
     def ask(self, sounds: Sequence[Sound], question: str, **options: Any) -> Completion:
         """Asks one question about some sounds (paths, or float32 arrays at 16 kHz), heard in the given order.
@@ -100,7 +98,7 @@ class StepAudio:
         params = dataclasses.replace(self.defaults, **sampling)
         return Request(Conversation((human(*clips, question),)), params, long_audio=split)
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Event]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[SplitEvent]:
         """Events as they come, the last of a request being its Finished."""
         return long_audio.generate(self.engine, requests)
 
@@ -111,11 +109,17 @@ def _hear(sound: str | epath.PathLike | np.ndarray) -> Audio:
     return Audio(load_audio(sound), str(sound))
 
 
-def _defaults(path: epath.Path) -> SamplingParams:
-    """Sampling defaults of the checkpoint's generation_config.json, where it has one."""
-    file = path / "generation_config.json"
+def serving_dtype() -> Any:
+    """Of weights that are only read: bfloat16, and float32 on a CPU, which has no fast bfloat16 products."""
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+
+
+def sampling_defaults(checkpoint: epath.PathLike, unasked: SamplingParams | None = None) -> SamplingParams:
+    """Sampling by the checkpoint's generation_config.json, where it has one; `unasked` is for what that leaves open."""
+    unasked = unasked or SamplingParams()
+    file = checkpoints.resolve(checkpoint) / "generation_config.json"
     if not file.exists():
-        return SamplingParams()
+        return unasked
     try:
         values = json.loads(file.read_text())
     except json.JSONDecodeError as error:
@@ -123,4 +127,4 @@ def _defaults(path: epath.Path) -> SamplingParams:
     if values.get("do_sample") is False:
         values["temperature"] = 0.0
     known = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
-    return SamplingParams(**{name: values[name] for name in known if values.get(name) is not None})
+    return dataclasses.replace(unasked, **{name: values[name] for name in known if values.get(name) is not None})

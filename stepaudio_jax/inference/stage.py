@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 
 from stepaudio_jax.audio import lengths
 from stepaudio_jax.config import StepAudioConfig
-from stepaudio_jax.inference.engine import EngineOptions
-from stepaudio_jax.inference.programs import POOL_AXES, SEEN_AXES, STOP_IDS, Programs, Rows
+from stepaudio_jax.inference.engine import laid_out
+from stepaudio_jax.inference.options import EngineOptions
+from stepaudio_jax.inference.programs import POOL_AXES, SCALE_AXES, SEEN_AXES, STOP_IDS, Programs, Rows
 from stepaudio_jax.inference.sampling import SamplingArrays
 from stepaudio_jax.inference.types import SamplingParams
 from stepaudio_jax.models import StepAudio
@@ -27,7 +28,7 @@ def programs(config: Any, mesh: Mesh) -> dict[str, Program]:
     Args:
       config: model, dtype, vocab_size (entries of the tokenizer), batch_size (rows that decode together), cache_length
         (tokens a row, for all of which there are pages), page_size, burst, prefill_rows, prompt_length (tokens of a
-        piece, the last of a row as long as `cache_length`), encode_chunks.
+        piece, the last of a row as long as `cache_length`), encode_chunks, weights and kv_cache ("int8" or None).
 
     Raises:
       ShardingError: sizes that do not divide over the mesh.
@@ -37,7 +38,8 @@ def programs(config: Any, mesh: Mesh) -> dict[str, Program]:
     rules.check(sizes, {"batch": ("batch_size", config.batch_size)})
     rules.check(sizes, {"batch": ("prefill_rows", config.prefill_rows)})
     dtype = jnp.dtype(config.dtype)
-    model = nnx.eval_shape(lambda: StepAudio(sizes, rngs=nnx.Rngs(0), dtype=dtype))
+    options = EngineOptions(weights=config.weights, kv_cache=config.kv_cache)
+    model = nnx.eval_shape(lambda: laid_out(StepAudio(sizes, rngs=nnx.Rngs(0), dtype=dtype), options, rules))
     own = Programs(model, vocab_size=config.vocab_size, steps=config.burst, rules=rules)
     decoder, page_size = sizes.decoder, config.page_size
 
@@ -53,7 +55,11 @@ def programs(config: Any, mesh: Mesh) -> dict[str, Program]:
 
     batch, width = config.batch_size, -(-config.cache_length // page_size)
     rows_of_a_lane = batch // own.lanes
-    shapes = own.memory_shapes(rows_of_a_lane * width, page_size, EngineOptions.sounds, rows_of_a_lane)
+    quantised = options.kv_cache is not None
+    shapes = own.memory_shapes(
+        rows_of_a_lane * width, page_size, options.sounds, rows_of_a_lane, quantised=quantised
+    )
+    scale = array(SCALE_AXES, jnp.float32, *shapes.scale.shape) if quantised else None
     pages = array(POOL_AXES, shapes.pages.dtype, *shapes.pages.shape)
     features = array((None, None), shapes.features.dtype, *shapes.features.shape)
     seen = array(SEEN_AXES, jnp.bool_, *shapes.seen.shape)
@@ -80,8 +86,8 @@ def programs(config: Any, mesh: Mesh) -> dict[str, Program]:
     prompt, numbers = array(table, jnp.int32, rows, length), array(row, jnp.int32, rows)
     before = config.cache_length - length
     prefill = program(
-        lambda state, pages, *rest: own.prefill_fn(state, pages, None, *rest),
-        *(pages, features, prompt, prompt, numbers, numbers, array(table, jnp.int32, rows, width)),
+        own.prefill_fn,
+        *(pages, scale, features, prompt, prompt, numbers, numbers, array(table, jnp.int32, rows, width)),
         donate=(1,),
         groups={"KV cache": (1,)},
         tokens=rows * length,
@@ -102,9 +108,9 @@ def programs(config: Any, mesh: Mesh) -> dict[str, Program]:
         sampling=SamplingArrays(*sampling),
     )
     decode = program(
-        lambda state, pages, seen, rows, wanted: own.decode_fn(state, pages, None, seen, rows, wanted),
-        *(pages, seen, deciding, array((), jnp.int32)),
-        donate=(1, 2),
+        own.decode_fn,
+        *(pages, scale, seen, deciding, array((), jnp.int32)),
+        donate=(1, 3),
         groups={"KV cache": (1,)},
         tokens=batch,
         flops=decoder_flops(decoder, batch, batch * config.cache_length),

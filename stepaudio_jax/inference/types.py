@@ -114,6 +114,8 @@ class Request:
       thinking: False hands the model the empty think block, so that it answers at once.
       keep_think: keep the reasoning of earlier assistant turns in the prompt.
       template: "default" or "released", see `text.render`.
+      split_think: False gives the reply as it was written, tags and all, as one part, "answer".
+      skip_special: False keeps special strings that the model writes in the text; one that ends it is never part of it.
       priority: smaller ones start first.
       owner: among requests of one priority, owners take turns.
       long_audio: hear the longest clip of the last human turn in windows where it does not fit (`long_audio.generate`);
@@ -126,6 +128,8 @@ class Request:
     thinking: bool = True
     keep_think: bool = False
     template: str = "default"
+    split_think: bool = True
+    skip_special: bool = True
     token_ids: tuple[int, ...] | None = None
     priority: int = 0
     owner: str = ""
@@ -249,5 +253,8 @@ class WindowFinished:
     reply: WindowReply
 
 
-Event = AudioProgress | TextDelta | Finished | SoundSplit | WindowFinished
+Event = AudioProgress | TextDelta | Finished
+SplitEvent = Event | SoundSplit | WindowFinished
+"""What a session tells of a request whose sound it may have split."""
+
 Generate = Callable[[Iterable[Request]], Iterator[Event]]

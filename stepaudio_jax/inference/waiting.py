@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from stepaudio_jax.inference.types import Request
@@ -22,6 +22,7 @@ class WaitingList(Generic[T]):
 
     def __init__(self):
         self._waiting: list[T] = []
+        self._turns: Counter[str] = Counter()  # taken by each owner who waits
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -30,21 +31,30 @@ class WaitingList(Generic[T]):
         return iter(self._waiting)
 
     def append(self, one: T) -> None:
+        owner = one.request.owner
+        if owner not in self._turns:  # who comes new has no turns to make up for
+            self._turns[owner] = min(self._turns.values(), default=0)
         self._waiting.append(one)
 
     def put_back(self, one: T) -> None:
+        self._turns.setdefault(one.request.owner, 0)
         self._waiting.insert(0, one)
+
+    def start(self, one: T) -> None:
+        """It runs now, which was its owner's turn."""
+        self._turns[one.request.owner] += 1
+        self.remove(one)
 
     def remove(self, one: T) -> None:
         self._waiting.remove(one)
+        if all(other.request.owner != one.request.owner for other in self._waiting):
+            del self._turns[one.request.owner]
 
-    def in_order(self, running: Iterable[T]) -> list[T]:
-        """Who should start, best first: the smallest priority number; among those the owner with the fewest running;
+    def in_order(self) -> list[T]:
+        """Who should start, best first: the smallest priority number; among those the owner who had the fewest turns;
         among those who came first."""
-        busy = Counter(row.request.owner for row in running)
-        ranked = []
+        turns, ranked = self._turns.copy(), []
         for place, one in enumerate(self._waiting):
-            owner = one.request.owner
-            ranked.append((one.request.priority, busy[owner], place, one))
-            busy[owner] += 1  # the owner's next one waits for the others' turn
+            ranked.append((one.request.priority, turns[one.request.owner], place, one))
+            turns[one.request.owner] += 1
         return [one for *_, one in sorted(ranked, key=lambda entry: entry[:3])]

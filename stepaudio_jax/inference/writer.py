@@ -29,7 +29,7 @@ class ReplyWriter:
         self._tokenizer = tokenizer
         self._usage = usage
         self._events: list[TextDelta] = []
-        self._stream = TextStream(tokenizer)
+        self._stream = TextStream(tokenizer, skip_special=request.skip_special)
         self._parser = ThinkParser(opened=False)
         self._parser.feed(prefix)
         self._watch = ThinkParser(opened=False)  # sees text at once, where the other waits for stop strings
@@ -71,7 +71,8 @@ class ReplyWriter:
         return events
 
     def completion(self) -> Completion:
-        reply = Reply(self._parts["think"].strip(), self._parts["answer"].strip(), not self._parser.thinking)
+        parser = self._parser if self.request.split_think else self._watch
+        reply = Reply(self._parts["think"].strip(), self._parts["answer"].strip(), not parser.thinking)
         return Completion(
             request_id=self.request.id,
             token_ids=tuple(self.token_ids),
@@ -112,11 +113,13 @@ class ReplyWriter:
         if reason not in self.request.sampling.stop:
             self._text += self._stream.flush()
         self._show(len(self._text))
-        self._deliver(self._parser.flush())
+        if self.request.split_think:
+            self._deliver(self._parser.flush())
 
     def _show(self, until: int):
         if until > self._shown:
-            self._deliver(self._parser.feed(self._text[self._shown : until]))
+            text = self._text[self._shown : until]
+            self._deliver(self._parser.feed(text) if self.request.split_think else [("answer", text)])
             self._shown = until
 
     def _deliver(self, pieces: list[tuple[str, str]]):

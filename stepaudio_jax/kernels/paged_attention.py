@@ -70,6 +70,12 @@ def paged_attention(
 
 def _library(q, kv_pages, starts, counts, page_table, scale):
     rows, new, heads, dim = q.shape
+    if kv_pages.shape[2] * kv_pages.dtype.itemsize < 4:
+        least = 2 // kv_pages.dtype.itemsize
+        raise ValueError(
+            f"kv_pages: in {kv_pages.dtype} the TPU kernel takes at least {least} key/value heads a device, found "
+            f"{kv_pages.shape[2] // 2}: split the heads over fewer devices (tensor)"
+        )
     # Keys of about 512 slots at a time, in at most 16 pages, which fill the kernel's scalar registers.
     pages = min(max(512 // kv_pages.shape[1], 1), 16, page_table.shape[1])
     out = ragged_paged_attention(

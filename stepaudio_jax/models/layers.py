@@ -105,6 +105,7 @@ class Lora(nnx.Module):
 
 class Linear(nnx.Module):
     """y = x · kernel + bias, kernel [in, out], or [out, in] after `store_output_major`; plus `lora`, where it has one.
+    After `quantise` the kernel is int8, and y the product times `scale` [out].
 
     Where the inputs are split over shards ("heads", "mlp"), so are the kernel's rows, and the partial results are
     added up.
@@ -115,19 +116,38 @@ class Linear(nnx.Module):
         self.bias = param(rngs, zeros, shape[1:], axes[1:], layers, dtype) if bias else None
         self.input_axis, self.output_major = axes[0], False
         self.lora: Lora | None = nnx.data(None)
+        self.scale: nnx.Param | None = nnx.data(None)
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        wide = None if self.bias is None else jnp.float32  # the product is rounded once, after the bias
-        y = matmul(x, whole(self.kernel), output_major=self.output_major, preferred_element_type=wide)
+        # The product is rounded once, after what follows it.
+        wide = None if self.bias is None and self.scale is None else jnp.float32
+        kernel = whole(self.kernel).astype(x.dtype)
+        y = matmul(x, kernel, output_major=self.output_major, preferred_element_type=wide)
+        if self.scale is not None:
+            y = y * self.scale[...]
         if self.lora is not None:
             y = y + self.lora(x, preferred_element_type=wide)  # of split inputs a partial result, as y is
         y = sum_over(y, self.input_axis)
-        return y if self.bias is None else (y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+        return (y if self.bias is None else y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+    def quantise(self) -> None:
+        """Keeps the kernel as int8, every output with a scale of its own, the largest of its weights being 127."""
+        import qwix
+
+        kernel, axes = self.kernel[...], self._kernel_axes()
+        inputs, out = (-1, -2) if self.output_major else (-2, -1)
+        each = [axis for axis in range(kernel.ndim) if axis != kernel.ndim + inputs]
+        quantised = qwix.quantize(kernel, jnp.int8, channelwise_axes=each, scale_dtype=jnp.float32)
+        self.kernel = nnx.Param(quantised.qvalue, logical_axes=axes)
+        self.scale = nnx.Param(quantised.scale.squeeze(inputs), logical_axes=(*axes[:-2], axes[out]))
 
     def store_output_major(self) -> None:
         """Stores the kernel as [out, in], in which XLA:CPU reads it fastest when x has few rows."""
-        self.kernel.set_value(self.kernel[...].T)
+        self.kernel = nnx.Param(self.kernel[...].T, logical_axes=self._kernel_axes()[::-1])
         self.output_major = True
+
+    def _kernel_axes(self) -> Axes:
+        return self.kernel.get_metadata("logical_axes")[-self.kernel.ndim :]  # a layer of a stack has no axis of layers
 
 
 class Conv(nnx.Module):

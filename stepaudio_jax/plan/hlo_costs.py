@@ -99,10 +99,25 @@ def memory_traffic(hlo: Hlo) -> float:
             total += count * 2 * array_bytes(instruction.type)
         elif instruction.opcode == "dynamic-update-slice":
             total += count * 2 * array_bytes(types.get(instruction.operands[1], ""))
+        elif instruction.name.startswith(PAGED_ATTENTION):
+            total += count * (_pages_read(instruction, types) + array_bytes(instruction.type))
         else:
             operands = sum(array_bytes(types.get(operand, "")) for operand in instruction.operands)
             total += count * (operands + array_bytes(instruction.type))
     return total
+
+
+PAGED_ATTENTION = "ragged_paged_attention"
+"""JAX's kernel states no cost, and its operand is the whole pool of all layers."""
+
+
+def _pages_read(kernel: Instruction, types: Mapping[str, str]) -> float:
+    """Of attention over pages: its other operands, and as many pages as its page table, [rows, pages], names."""
+    kinds = [types.get(operand, "") for operand in kernel.operands]
+    pool = max(kinds, key=lambda kind: len(dims(kind)))
+    tables = [math.prod(dims(kind)) for kind in kinds if "s32" in kind and len(dims(kind)) == 2]
+    rest = sum(array_bytes(kind) for kind in kinds if kind is not pool)
+    return rest + max(tables, default=0) * array_bytes(pool) / dims(pool)[0]
 
 
 def _fusion_traffic(hlo: Hlo, fusion: Instruction, types: Mapping[str, str]) -> float:
@@ -135,17 +150,31 @@ def _read(hlo: Hlo, body: list[Instruction], name: str) -> float:
             total += array_bytes(user.type, on_chip=True)
         elif user.opcode in ("dynamic-update-slice", "scatter") and user.operands[0] == name:
             continue
-        elif user.opcode in ("bitcast", "reshape", "transpose", "copy"):
+        elif user.opcode in LAID_OUT:
             total += _read(hlo, body, user.name)
         elif user.opcode == "fusion":
             called = hlo.computations.get(user.attribute(r"calls=%([\w.\-]+)") or "", [])
-            at = user.operands.index(name)
-            total += sum(
-                _read(hlo, called, i.name) for i in called if i.opcode == "parameter" and i.operands[0] == str(at)
-            )
+            at = str(user.operands.index(name))
+            inner = next(i for i in called if i.opcode == "parameter" and i.operands[0] == at)
+            # A fusion that only lays its operand out anew reads what is read of its result.
+            total += _read(hlo, body, user.name) if _same_values(called, inner.name) else _read(hlo, called, inner.name)
         else:
             return math.inf
     return total
+
+
+LAID_OUT = ("bitcast", "reshape", "transpose", "copy")
+
+
+def _same_values(body: list[Instruction], name: str) -> bool:
+    """Whether a fusion's result is one of its parameters in another layout."""
+    users = [i for i in body if name in i.operands]
+    while len(users) == 1 and users[0].opcode in LAID_OUT:
+        if users[0].root:
+            return True
+        name = users[0].name
+        users = [i for i in body if name in i.operands]
+    return False
 
 
 def stacked(hlo: Hlo) -> dict[str, float]:

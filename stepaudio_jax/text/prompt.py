@@ -13,6 +13,7 @@ training sees exactly the ids that generation, which is handed that line or bloc
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -34,11 +35,14 @@ class Rendered:
       token_ids: int32 [tokens].
       loss_mask: bool [tokens], the tokens that are trained on.
       spans: (start, count) of the `<audio_patch>` run of each chunk, chunks in order of the conversation.
+      thinks: (start, count) of the think block of each assistant turn that is trained on: the reasoning and the line
+        that closes it, which the model writes, without the line that opens it.
     """
 
     token_ids: np.ndarray
     loss_mask: np.ndarray
     spans: tuple[tuple[int, int], ...]
+    thinks: tuple[tuple[int, int], ...] = ()
 
 
 def render(
@@ -128,6 +132,8 @@ def _assistant(out: _Writer, turn: Turn, chunk_tokens, *, thought: bool, loss: b
         out.cut()
         still_thinking = not turn.complete and not turn.parts
         out.text((turn.think or "") + ("" if still_thinking else THINK_CLOSE), think_loss)
+        if loss:
+            out.think_ends()
         if is_empty_think(turn):
             out.cut()  # generation without thinking is handed the block whole
     _parts(out, turn, chunk_tokens, loss=loss)
@@ -149,8 +155,10 @@ class _Writer:
         self._ids: list[int] = []
         self._mask: list[bool] = []
         self._spans: list[tuple[int, int]] = []
+        self._thinks: list[tuple[int, int]] = []
         self._pending = ""
         self._pending_kind = (False, False)
+        self._think_characters = 0  # of what is pending, the first ones, which stand in a think block
 
     def text(self, text: str, loss: bool = False, *, allow_special: bool = False):
         if self._pending_kind != (loss, allow_special):
@@ -161,9 +169,17 @@ class _Writer:
     def cut(self):
         """Ends a stretch of text: what follows is tokenised apart."""
         loss, allow_special = self._pending_kind
-        if self._pending:
+        if self._think_characters:
+            ids, starts = self.tokenizer.encode_with_starts(self._pending, allow_special=allow_special)
+            self._thinks.append((len(self._ids), bisect.bisect_left(starts, self._think_characters)))
+            self._extend(ids, loss)
+        elif self._pending:
             self._extend(self.tokenizer.encode(self._pending, allow_special=allow_special), loss)
-        self._pending = ""
+        self._pending, self._think_characters = "", 0
+
+    def think_ends(self):
+        """What was written since the last cut stands in a think block; what follows may share its last token."""
+        self._think_characters = len(self._pending)
 
     def special(self, token: int, loss: bool):
         self.cut()
@@ -179,7 +195,8 @@ class _Writer:
 
     def rendered(self) -> Rendered:
         self.cut()
-        return Rendered(np.array(self._ids, np.int32), np.array(self._mask, bool), tuple(self._spans))
+        ids, mask = np.array(self._ids, np.int32), np.array(self._mask, bool)
+        return Rendered(ids, mask, tuple(self._spans), tuple(self._thinks))
 
     def _extend(self, ids: Sequence[int], loss: bool):
         self._ids += ids

@@ -71,14 +71,28 @@ class Tokenizer:
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Token ids. Special strings in the text become ordinary characters unless `allow_special`."""
-        if allow_special or not self._specials.search(text):
-            return self.backend.encode(text, add_special_tokens=False).ids
-        ids: list[int] = []
-        for i, piece in enumerate(self._specials.split(text)):
-            # Odd pieces are special strings: cut after the first character, neither part is special.
-            for part in (piece[:1], piece[1:]) if i % 2 else (piece,):
-                ids += self.backend.encode(part, add_special_tokens=False).ids if part else []
-        return ids
+        return [token for _, encoding in self._encodings(text, allow_special) for token in encoding.ids]
+
+    def encode_with_starts(self, text: str, *, allow_special: bool = False) -> tuple[list[int], list[int]]:
+        """Token ids as `encode` gives them, and of each the character of the text that it begins with."""
+        found = self._encodings(text, allow_special)
+        ids = [token for _, encoding in found for token in encoding.ids]
+        return ids, [at + start for at, encoding in found for start, _ in encoding.offsets]
+
+    def _encodings(self, text: str, allow_special: bool) -> list[tuple[int, tokenizers.Encoding]]:
+        """The text in as few pieces as keep special strings apart: where each begins, and what it becomes."""
+        pieces = [text]
+        if not allow_special and self._specials.search(text):
+            pieces = []
+            for i, piece in enumerate(self._specials.split(text)):
+                # Odd pieces are special strings: cut after the first character, neither part is special.
+                pieces += [piece[:1], piece[1:]] if i % 2 else [piece]
+        found, at = [], 0
+        for piece in pieces:
+            if piece:
+                found.append((at, self.backend.encode(piece, add_special_tokens=False)))
+            at += len(piece)
+        return found
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         return self.backend.decode(list(ids), skip_special_tokens=skip_special)

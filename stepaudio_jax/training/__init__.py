@@ -1,12 +1,12 @@
 """Supervised training: losses, optimizer, step, trainer."""
 
 from stepaudio_jax.training.configs import read_config
+from stepaudio_jax.training.initial import init_model
 from stepaudio_jax.training.loop import train
 from stepaudio_jax.training.losses import next_tokens, token_scores
 from stepaudio_jax.training.optimizer import make_optimizer
 from stepaudio_jax.training.profiler import parse_window
 from stepaudio_jax.training.signals import Stopped
-from stepaudio_jax.training.stage import init_model
 from stepaudio_jax.training.step import (
     StepOptions,
     TrainState,

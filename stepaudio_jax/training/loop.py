@@ -29,13 +29,14 @@ from stepaudio_jax.training import report
 from stepaudio_jax.training.changes import check_unchanged, written
 from stepaudio_jax.training.configs import Config
 from stepaudio_jax.training.guard import DivergenceError, Guard
+from stepaudio_jax.training.initial import check_init, lora_config
 from stepaudio_jax.training.metrics import Meter, MetricsLog
 from stepaudio_jax.training.optimizer import make_schedule
 from stepaudio_jax.training.profiler import Profiler
 from stepaudio_jax.training.progress import Bar
 from stepaudio_jax.training.signals import Interrupts, Stopped
 from stepaudio_jax.training.sources import BatchSource, batch_source, run_tokenizer
-from stepaudio_jax.training.stage import Stage, lora_config, prepare
+from stepaudio_jax.training.stage import Stage, prepare
 from stepaudio_jax.training.step import TrainState, merge
 
 Evaluate = Callable[[StepAudio, Tokenizer], dict[str, float]]
@@ -66,6 +67,7 @@ def train(
       DivergenceError: see training/guard.py; the checkpoints are those of before.
       Stopped: by a signal, after the state was saved.
       CheckpointError: a checkpoint could not be written, or none of those there read.
+      ConfigError: the checkpoint that `config.init` names is of other sizes than `config.model`.
       MeshError, ShardingError: a mesh that does not fit the devices, or sizes that do not divide over it.
       OSError: a workdir that cannot be written.
     """
@@ -74,6 +76,7 @@ def train(
         changes = check_unchanged(config, workdir / "config.json", allow_change)
         if (lora := lora_config(config)) is not None and not config.init:
             raise ValueError("config.init: adapters are trained beside the weights of a checkpoint; name it")
+        check_init(config)
         stage = prepare(config, make_mesh(config.mesh))
         tokenizer, tokenizer_json = run_tokenizer(config)
         source = batch_source(config, tokenizer, tokenizer_json, stage, workdir)

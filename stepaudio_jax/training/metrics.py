@@ -3,6 +3,8 @@
 A line of metrics.jsonl is what one step, one evaluation or one event has to say, with its `step`:
 
   loss, accuracy, grad_norm, tokens (trained on), loss/SOURCE…    of that step
+  think_tokens                                                    of that step: mean length of the think blocks that
+                                                                  are trained on, the line that closes them included
   learning_rate
   tokens_per_second, tokens_per_second_per_chip, mfu, padding     since the line before: tokens that are no padding;
   data_wait, compile_seconds                                      shares of 1; seconds; without what compiling took

@@ -17,6 +17,7 @@ CURVES = (
     ("loss (nats per token)", ("loss", "loss/")),
     ("accuracy (next token)", ("accuracy", "accuracy/")),
     ("gradient norm", ("grad_norm",)),
+    ("tokens of a think block that is trained on", ("think_tokens",)),
     ("learning rate", ("learning_rate",)),
     ("tokens a second", ("tokens_per_second",)),
     ("shares: padding, waiting for data, MFU", ("padding", "data_wait", "mfu")),

@@ -10,20 +10,18 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from stepaudio_jax import checkpoints
 from stepaudio_jax.audio.lengths import CHUNK_SAMPLES
 from stepaudio_jax.audio.rows import UNIT_SAMPLES
 from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.data import Batch, sound_shape
-from stepaudio_jax.models import AudioInput, LoraConfig, StepAudio, add_lora
+from stepaudio_jax.models import AudioInput, StepAudio
 from stepaudio_jax.models.flops import adaptor_flops, causal_pairs, decoder_flops, encoder_flops
-from stepaudio_jax.models.layers import logical_axes
 from stepaudio_jax.parallel import Program, ShardingRules
 from stepaudio_jax.training.configs import Config
 from stepaudio_jax.training.guard import guarded
+from stepaudio_jax.training.initial import init_model, lora_config, new_model
 from stepaudio_jax.training.objectives import DPO, NextToken, Objective
 from stepaudio_jax.training.optimizer import check_groups, make_optimizer
 from stepaudio_jax.training.step import (
@@ -246,7 +244,7 @@ def abstract_batch(config: Config, parts: int) -> Batch:
     units = array(jnp.int32, sound_rows, samples // UNIT_SAMPLES)
     audio = AudioInput(array(jnp.float32, sound_rows, samples), units, units, tokens) if sound_rows else None
     reference = array(jnp.float32, rows, length) if "dpo" in config else None
-    return Batch(tokens, tokens, tokens, array(jnp.bool_, rows, length), tokens, audio, reference)
+    return Batch(tokens, tokens, tokens, array(jnp.bool_, rows, length), tokens, audio, reference, tokens)
 
 
 def _nearest_divisor(total: int, wanted: int) -> int:
@@ -274,37 +272,3 @@ def step_flops(config: Config, sizes: StepAudioConfig, length: int, *, trained: 
         total += passes("encoder") * encoder_flops(sizes.audio, chunks, chunk)
         total += passes("encoder", "adaptor") * adaptor_flops(sizes.audio, chunks, chunk)
     return total
-
-
-def lora_config(config: Config) -> LoraConfig | None:
-    """The adapters of a config, if it has a `lora` section."""
-    return LoraConfig(**config.lora) if "lora" in config else None
-
-
-def new_model(config: Config) -> StepAudio:
-    """A model of a config's size with random weights, and its adapters."""
-    model = StepAudio(StepAudioConfig.preset(config.model), rngs=nnx.Rngs(config.seed))
-    if (lora := lora_config(config)) is not None:
-        add_lora(model, lora, nnx.Rngs(config.seed))
-    return model
-
-
-def init_model(config: Config, rules: ShardingRules) -> StepAudio:
-    """The model of a config, each parameter where the rules put it: of the checkpoint `config.init`, or random weights,
-    and fresh adapters, made under one jit."""
-    abstract = nnx.eval_shape(lambda: new_model(config))
-    loaded = {}
-    if config.init:
-        # What is trained is float32; where only adapters are, the rest need never be so large.
-        dtype = config.compute_dtype if tuple(config.trainable) == ("lora",) else jnp.float32
-        model, _ = checkpoints.load(config.init, dtype=dtype, placement=rules.sharding)
-        loaded = flatten_dict(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    specs = flatten_dict(rules.specs(logical_axes(nnx.state(abstract, nnx.Param))))
-    shardings = rules.shardings({path: spec for path, spec in specs.items() if path not in loaded})
-
-    def make():
-        made = flatten_dict(nnx.to_pure_dict(nnx.state(new_model(config), nnx.Param)))
-        return {path: made[path] for path in shardings}
-
-    fresh = jax.jit(make, out_shardings=shardings)()
-    return nnx.merge(nnx.graphdef(abstract), unflatten_dict(loaded | fresh))

@@ -154,7 +154,8 @@ def batch_specs(rules: ShardingRules, batch: Batch, microbatches: int = 1) -> Ba
     rows = spec("batch", "length")
     sound = spec("chunks", None)
     audio = None if batch.audio is None else AudioInput(sound, sound, sound, rows)
-    return Batch(rows, rows, rows, rows, rows, audio, None if batch.reference is None else rows)
+    reference, think_tokens = (None if x is None else rows for x in (batch.reference, batch.think_tokens))
+    return Batch(rows, rows, rows, rows, rows, audio, reference, think_tokens)
 
 
 def merge(graphdef: nnx.GraphDef, *params: Any, dtype: Any = None) -> StepAudio:
@@ -174,7 +175,7 @@ def make_train_step(
     specs: TrainState | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step of an objective. Metrics: loss, accuracy, what else the objective reports, tokens (trained on), filled
-    (tokens with context), grad_norm.
+    (tokens with context), think_tokens (mean of the think blocks trained on, nan without any), grad_norm.
 
     Args:
       rules, specs: the mesh, and where the state's arrays lie in it (`state_specs`); none on a single device.
@@ -215,7 +216,10 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = jax.tree.map(jnp.asarray, batch)
         targets, mask = next_tokens(batch.tokens, batch.loss_mask)
-        count, tokens, filled = objective.count(batch, mask), mask.sum(), (batch.segment_ids > 0).sum()
+        count = objective.count(batch, mask)
+        counts = {"tokens": mask.sum(), "filled": (batch.segment_ids > 0).sum()}
+        if batch.think_tokens is not None:
+            counts["think_tokens"] = batch.think_tokens.sum() / (batch.think_tokens > 0).sum()
         compute: Callable = gradients
         if rules is not None and specs is not None and rules.axes:
             parts = batch_specs(rules, batch, options.microbatches)
@@ -230,7 +234,7 @@ def make_train_step(
         sums, grads = compute(state.params, state.frozen, batch, targets, mask, count)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = objective.metrics(sums, count) | {"tokens": tokens, "filled": filled}
+        metrics = objective.metrics(sums, count) | counts
         metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(params, state.frozen, opt_state, state.step + 1), metrics
 

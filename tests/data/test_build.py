@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -229,6 +230,53 @@ def test_a_report_without_its_shard_is_not_trusted(source, tmp_path):
     build(files(source), tmp_path / "out", Recipe(FOLDER), records_per_shard=8, workers=1)
     stored = StoredDataset(tmp_path / "out")
     assert [stored[i].conversation.turns[0].text for i in (7, 14)] == ["What is it, 8?", "What is it, 15?"]
+
+
+def test_sound_that_changed_since_is_read_again(source, tmp_path, capsys):
+    """Between a build that was interrupted and the next: a file is another, one that was missing has come."""
+    flags = [f"--tokenizer={FOLDER}", "--records-per-shard=8", "--workers=1"]
+    command = ["data", "build", *files(source), f"--out={tmp_path / 'out'}", *flags]
+    allowed, unfinished = "--max-bad-share=0.5", tmp_path / "out" / "unfinished"
+    assert main([*command, "--max-bad-share=0.06"]) == 1  # the fourth bad record, in the fifth of eight pieces
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.arrayrecord")}
+    assert len(before) == len(list(unfinished.glob("records-*.json"))) == 5
+    soundfile.write(source / "nowhere.wav", np.zeros(8000, np.int16), 16000)
+    capsys.readouterr()
+    assert main([*command, allowed]) == 0
+    said = capsys.readouterr().err
+    assert f"1 finished piece made again: {source / 'nowhere.wav'} has changed since" in said
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.arrayrecord")}
+    assert [name for name in sorted(before) if before[name] != after[name]] == ["records-00004-of-00008.arrayrecord"]
+    build(files(source), tmp_path / "anew", Recipe(FOLDER), records_per_shard=8, workers=1)
+    assert digest(tmp_path / "out") == digest(tmp_path / "anew")
+    assert len(StoredDataset(tmp_path / "out")) == len(GOOD) + 1
+
+
+def test_sound_in_a_tar_that_changed_since_is_read_again(source, tmp_path):
+    """A shard's records all change with it; those of text alone do not."""
+    with tarfile.open(source / "all.tar", "w") as tar:
+        for i in range(3):
+            tar.add(source / f"{i}.wav", f"{i}.wav")
+    (source / "text.jsonl").write_text("".join(json.dumps(record(3 * i)) + "\n" for i in range(8)))
+    recipe, given = Recipe(FOLDER, roots=(str(source / "all.tar"),)), [*files(source), str(source / "text.jsonl")]
+    with pytest.raises(RuntimeError, match="enough"):
+        build(given, tmp_path / "out", recipe, records_per_shard=8, workers=1, seen=_enough_after(64))
+    soundfile.write(source / "1.wav", np.zeros(8000, np.int16), 16000)
+    with tarfile.open(source / "all.tar", "a") as tar:
+        tar.add(source / "1.wav", "other.wav")
+    tallies = []
+    build(given, tmp_path / "out", recipe, records_per_shard=8, workers=1, seen=lambda tally: tallies.append(tally))
+    assert tallies[0].changed == [str(source / "all.tar")] * 8 and tallies[0].read == 65
+    build(given, tmp_path / "anew", recipe, records_per_shard=8, workers=1)
+    assert digest(tmp_path / "out") == digest(tmp_path / "anew")
+
+
+def _enough_after(records: int):
+    def seen(tally):
+        if tally.read > records:
+            raise RuntimeError("enough")
+
+    return seen
 
 
 def test_no_such_tokenizer(source, tmp_path):

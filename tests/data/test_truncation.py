@@ -20,6 +20,9 @@ def test_a_prefix_with_whole_spans(sizes, words, length):
     assert n <= length
     np.testing.assert_array_equal(cut.rendered.token_ids, whole.rendered.token_ids[:n])
     np.testing.assert_array_equal(cut.rendered.loss_mask, whole.rendered.loss_mask[:n])
+    ((start, count),) = whole.rendered.thinks
+    left = [(start, min(start + count, n) - start)] if start < n else []
+    assert list(cut.rendered.thinks) == left
     assert len(cut.chunks) == len(cut.rendered.spans)
     assert [len(chunk) for chunk in cut.chunks] == sizes[: len(cut.chunks)]
     ids, tokenizer = whole.rendered.token_ids.tolist(), small.tokenizer()

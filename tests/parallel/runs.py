@@ -60,14 +60,14 @@ def gather(tree, mesh):
     return jax.tree.map(np.asarray, jax.jit(lambda tree: tree, out_shardings=whole)(tree))
 
 
-def replies(mesh, strategy: str):
-    """Token ids and log-probabilities of three replies of 16 tokens, greedy and sampled."""
+def replies(mesh, strategy: str, **options):
+    """Token ids and log-probabilities of three replies of 16 tokens, greedy and sampled; `options` of the engine."""
     model = small.model(scale=1.0)
     rules = ShardingRules(mesh, strategy)
     graphdef, variables = nnx.split(model)
     params = nnx.to_pure_dict(variables)
     placed = nnx.merge(graphdef, place(params, rules.shardings(rules.specs(logical_axes(variables)))))
-    engine = Engine(placed, small.tokenizer(), EngineOptions(max_rows=4, pages=64, burst=8), rules=rules)
+    engine = Engine(placed, small.tokenizer(), EngineOptions(max_rows=4, pages=64, burst=8, **options), rules=rules)
     requests = [
         Request(
             Conversation((human(Audio(small.sound(0.7 + i, i)), "What is it?"),)),

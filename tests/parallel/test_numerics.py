@@ -90,6 +90,18 @@ def test_16_decode_steps(axes):
         same_replies(runs.replies(make_mesh(axes), strategy))
 
 
+def test_integers_over_a_mesh():
+    """Quantised weights and cache, heads and rows split: the tokens of a single device."""
+    quantised = {"weights": "int8", "kv_cache": "int8"}
+    whole, split = (
+        runs.replies(make_mesh(axes, jax.devices()[:count]), "serve", **quantised)
+        for axes, count in (({}, 1), ({"data": 2, "tensor": 2}, 4))
+    )
+    assert [tokens for tokens, _ in split] == [tokens for tokens, _ in whole]
+    for (_, ours), (_, truth) in zip(split, whole, strict=True):
+        np.testing.assert_allclose(ours, truth, atol=2e-3)
+
+
 def same_replies(found):
     assert [tokens for tokens, _ in found] == [tokens for tokens, _ in single_replies()]
     for (_, ours), (_, truth) in zip(found, single_replies(), strict=True):

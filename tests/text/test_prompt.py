@@ -187,6 +187,32 @@ def test_prompt_and_training_ids_agree_where_generation_begins(tokenizer):
     assert whole.loss_mask.tolist() == [False] * len(prompt) + [True] * (len(whole.token_ids) - len(prompt))
 
 
+@pytest.mark.parametrize("options", [{}, {"keep_think": True}, {"empty_think_loss": False}])
+@pytest.mark.parametrize("think", [None, "", "One and\none.", "typed <|EOT|> and é", "open <think>"])
+def test_think_blocks_are_where_the_text_is(tokenizer, think, options):
+    """Of turns that are trained on; with a token for every byte, the block can be cut out of the ids as it was."""
+    turns = (human("a"), assistant("b", think="first"), human("c"), assistant("d <|BOT|>", think=think))
+    out = render(Conversation(turns), tokenizer, lambda clip: [], **options)
+    found = [tokenizer.decode(out.token_ids[start : start + count].tolist()) for start, count in out.thinks]
+    blocks = ["first", think or ""] if "keep_think" in options else [think or ""]
+    assert found == [f"{text}\n</think>\n" for text in blocks]
+    prompt = render(Conversation(turns[:3]), tokenizer, lambda clip: [], generate=True, **options)
+    assert prompt.thinks == () and render(Conversation(turns[:3]), tokenizer, lambda clip: []).thinks != ()
+    untrained = (*turns[:3], assistant("d", think=think, loss=False))
+    assert render(Conversation(untrained), tokenizer, lambda clip: []).thinks == ()
+
+
+def test_a_think_block_that_shares_a_token_with_the_answer_has_it():
+    backend = byte_level()
+    vocabulary = {**backend.get_vocab(with_added_tokens=False), "ĊA": 300}
+    backend.model = tokenizers.models.BPE(vocab=vocabulary, merges=[("Ċ", "A")])
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = Tokenizer(backend)
+    out = render(Conversation((human("Hi"), assistant("An", think="t"))), tokenizer, lambda clip: [])
+    ((start, count),) = out.thinks
+    assert tokenizer.decode(out.token_ids[start : start + count].tolist()) == "t\n</think>\nA"
+
+
 def test_placeholders_take_the_clips_and_lose_their_newline():
     parts = with_placeholders("<audio_patch>\nfirst <audio_patch>second", [CLIP, CLIP])
     assert parts == (CLIP, Text("first "), CLIP, Text("second"))

@@ -7,8 +7,5 @@ from tests.training import runs
 
 @pytest.fixture
 def one_device(monkeypatch):
-    """Runs use one device, and compile once what several of them compile."""
+    """Runs use one device."""
     runs.on_devices(monkeypatch, 1)
-    runs.cache_compilations()
-    yield
-    runs.cache_compilations(False)

@@ -1,14 +1,10 @@
 """Runs small enough for tests, in this process or in others that are forked from one which has imported everything."""
 
-import atexit
 import functools
 import hashlib
 import json
 import multiprocessing
-import os
-import shutil
 import socket
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,7 +12,6 @@ import jax
 import ml_collections
 import numpy as np
 from flax import nnx
-from jax.experimental.compilation_cache import compilation_cache
 
 from configs import tiny
 from stepaudio_jax import checkpoints, miniature, training
@@ -28,10 +23,6 @@ from tests import small
 PRESETS["small"] = small.config(max_position_embeddings=1024)
 miniature.build_tokenizer = functools.cache(functools.partial(miniature.build_tokenizer, samples=200))
 miniature.build_tokenizer(512)
-if "STEPAUDIO_TEST_CACHE" not in os.environ:  # in the first process; those it starts inherit it
-    os.environ["STEPAUDIO_TEST_CACHE"] = tempfile.mkdtemp(prefix="stepaudio-test-")
-    atexit.register(shutil.rmtree, os.environ["STEPAUDIO_TEST_CACHE"], ignore_errors=True)
-CACHE = os.environ["STEPAUDIO_TEST_CACHE"]
 
 
 def config(**changes) -> ml_collections.ConfigDict:
@@ -57,14 +48,6 @@ def look(model, tokenizer) -> dict[str, float]:
     """Reads every parameter, as an evaluation would."""
     leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
     return {"norm": float(sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in leaves))}
-
-
-def cache_compilations(enabled: bool = True) -> None:
-    """Or most of the time would go into compiling the same again and again."""
-    jax.config.update("jax_compilation_cache_dir", CACHE)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_enable_compilation_cache", enabled)
-    compilation_cache.reset_cache()
 
 
 def on_devices(monkeypatch, count: int) -> None:
@@ -142,7 +125,6 @@ def run(workdir, changes=None, process=0, port=0, pause=0.0, slow_look=0.0, deaf
     """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 1)
-    cache_compilations()
     if port:
         distributed.start(coordinator=f"127.0.0.1:{port}", processes=2, process=process)
     made = loop.batch_source
@@ -164,11 +146,11 @@ def run(workdir, changes=None, process=0, port=0, pause=0.0, slow_look=0.0, deaf
         raise SystemExit(stopped.exit_code) from None
 
 
-def start(workdir, **arguments) -> multiprocessing.process.BaseProcess:
-    """A process that runs `run`."""
+def start(workdir, *, body=run, **arguments) -> multiprocessing.process.BaseProcess:
+    """A process that runs `run`, or another body."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=run, args=(workdir,), kwargs=arguments)
+    process = context.Process(target=body, args=(workdir,), kwargs=arguments)
     process.start()
     return process
 

@@ -16,7 +16,7 @@ def workdir(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"steps": 20, "name": "<script>alert(1)</script>"}))
     log = MetricsLog(tmp_path)
     for step in range(1, 11):
-        log.log({"step": step, "loss": 3 / step, "loss/cot": 2 / step, "grad_norm": 1.0, "tokens_per_second": 50.0})
+        log.log({"step": step, "loss": 3 / step, "loss/cot": 2 / step, "think_tokens": 90.0, "grad_norm": 1.0})
     log.log({"step": 5, "accuracy": 0.5})
     log.log({"step": 7, "event": "skipped: step 7: <b>the loss is 9</b>"})
     log.close()
@@ -29,7 +29,7 @@ def test_the_page_has_what_there_is(workdir):
     for part in ("10 of 20 steps", "000004", "000008", "after step 7", "evaluation: accuracy"):
         assert part in page
     figures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(figures) == 4  # losses, gradient norm, tokens a second, the evaluation
+    assert len(figures) == 4  # losses, gradient norm, think tokens, the evaluation
     for figure in figures:
         xml.etree.ElementTree.fromstring(figure)
     assert "<script>" not in page and "<b>" not in page

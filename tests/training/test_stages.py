@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import time
 
 import jax
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from configs import lora_tiny
 from stepaudio_jax import checkpoints, miniature, training
 from stepaudio_jax.cli import main
+from stepaudio_jax.data.loading import Loader
 from stepaudio_jax.data.stored import StoredDataset
 from stepaudio_jax.parallel import make_mesh
+from stepaudio_jax.training import reference
 from stepaudio_jax.training.loop import run_tokenizer
 from stepaudio_jax.training.sources import packed_source
 from stepaudio_jax.training.stage import prepare
@@ -89,6 +92,50 @@ def test_what_the_reference_thinks_is_computed_once_and_is_what_the_policy_think
         for segment in range(1, batch.segment_ids[row].max() + 1):
             own = batch.segment_ids[row] == segment
             assert batch.reference[row][own].sum() == pytest.approx(found[row, segment - 1], abs=1e-3)
+
+
+def _slow_pass(workdir, config):
+    """The body of a process whose reference pass takes its time, and notes after every batch how far it is."""
+    jax.config.update("jax_num_cpu_devices", 1)
+    reference.SAVE_SECONDS, row = 0.0, Loader.row
+    Loader.row = lambda *arguments: time.sleep(0.05) or row(*arguments)
+    training.train(config, workdir)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_reference_pass_that_is_killed_goes_on(built, tmp_path, monkeypatch, capsys):
+    config = config_of("dpo", built)
+    training.train(config, tmp_path / "truth")
+    folder = tmp_path / "run" / "reference"
+    process = runs.start(tmp_path / "run", body=_slow_pass, config=config)
+    while not (folder / "unfinished-0-of-1.npz").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.kill()
+    process.join()
+    done = int(np.load(folder / "unfinished-0-of-1.npz")["done"])
+    assert not (folder / "reference.json").exists() and done >= 1
+    computed, save = [], reference._Progress.save
+    monkeypatch.setattr(reference._Progress, "save", lambda self, number: computed.append(number) or save(self, number))
+    training.train(config, tmp_path / "run")
+    assert computed[0] == done + 1 and f"goes on after batch {done} of {computed[-1]}" in capsys.readouterr().err
+    ours, truth = (np.load(tmp_path / name / "reference" / "pairs.npy") for name in ("run", "truth"))
+    np.testing.assert_allclose(ours, truth, rtol=1e-5)
+    assert sorted(path.name for path in folder.iterdir()) == ["pairs.npy", "reference.json"]
+
+
+def test_a_reference_pass_goes_on_only_with_what_it_was_begun_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "SAVE_SECONDS", 0.0)
+    begun = reference._Progress(tmp_path, {"init": "a"}, [3])
+    begun.scores[0][1] = [-1.0, -2.0]
+    begun.save(7)
+    same, other = (reference._Progress(tmp_path, {"init": init}, [3]) for init in "ab")
+    assert (same.done, other.done) == (7, 0) and np.isnan(other.scores[0]).all()
+    np.testing.assert_array_equal(same.scores[0], begun.scores[0])
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:200])
+    assert reference._Progress(tmp_path, {"init": "a"}, [3]).done == 0
 
 
 def with_adapters(config):

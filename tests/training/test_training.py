@@ -13,6 +13,7 @@ from configs import lora_tiny, tiny
 from stepaudio_jax import checkpoints, miniature, training
 from stepaudio_jax.data import collate, encode
 from stepaudio_jax.parallel import make_mesh
+from stepaudio_jax.text import Conversation, assistant, human
 from stepaudio_jax.training.sources import MiniatureSource
 from stepaudio_jax.training.stage import prepare
 from tests import small
@@ -101,7 +102,7 @@ def test_microbatches_take_the_step_of_the_whole():
         jax.jit(training.make_train_step(graphdef, optax.sgd(1.0), training.StepOptions(microbatches=n)))(state, b)
         for n, b in ((1, whole), (2, stacked))
     )
-    for name in ("loss", "accuracy", "tokens", "grad_norm"):
+    for name in ("loss", "accuracy", "tokens", "think_tokens", "grad_norm"):
         assert float(one[1][name]) == pytest.approx(float(two[1][name]), rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one[0].params, two[0].params)
 
@@ -110,6 +111,22 @@ def batch(seeds=range(4)):
     questions = [miniature.make_question(np.random.default_rng(seed), max_events=2) for seed in seeds]
     examples = [encode(question.conversation, small.tokenizer()) for question in questions]
     return collate([[x] for x in examples], length=320, sound_rows=len(examples), sound_samples=65_280)
+
+
+def test_the_length_of_think_blocks_is_their_mean():
+    """Over all turns that are trained on, two of them in one row, and rows without any."""
+    thoughts, tokenizer = ("One tone, and then a click.", None, "Noise."), small.tokenizer()
+    first, second, third = (
+        encode(Conversation((human("What?"), assistant("That.", think=think))), tokenizer) for think in thoughts
+    )
+    ignored = encode(Conversation((human("What?"), assistant("That.", think="Long. " * 9, loss=False))), tokenizer)
+    data = collate([[first, second], [third, ignored], []], length=160, sound_rows=0, sound_samples=0)
+    graphdef, state = training.init_state(small.model(), optax.sgd(1.0))
+    step = jax.jit(training.make_train_step(graphdef, optax.sgd(1.0)))
+    expected = np.mean([len(tokenizer.encode(f"{think or ''}\n</think>\n")) for think in thoughts])
+    assert float(step(state, data)[1]["think_tokens"]) == pytest.approx(expected)
+    silent = data._replace(think_tokens=np.zeros_like(data.tokens))
+    assert np.isnan(float(step(state, silent)[1]["think_tokens"]))
 
 
 def optim(**changes):
@@ -240,19 +257,10 @@ def test_a_run_leaves_a_checkpoint_its_config_and_its_metrics(tmp_path):
     assert len(seen) == 2
     lines = runs.lines(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2, 3, 4] and all(0 < line["padding"] < 1 for line in lines)
+    assert all(5 < line["think_tokens"] < line["tokens"] for line in lines)
     assert len(runs.lines(tmp_path / "run", "eval")) == 2
     assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 4
     assert "4 of 4 steps" in (tmp_path / "run" / "report.html").read_text()
-
-
-@pytest.mark.usefixtures("one_device")
-def test_a_run_starts_from_a_checkpoint(tmp_path):
-    first = training.train(runs.config(steps=4), tmp_path / "one")
-    config = runs.config(init=str(first), steps=2)
-    config.optim.update({"warmup_steps": 1, "learning_rate": 0.0, "end_learning_rate": 0.0})
-    second = training.train(config, tmp_path / "two")
-    # a rate of 0: what was read is what is written
-    jax.tree.map(np.testing.assert_array_equal, runs.parameters(first), runs.parameters(second))
 
 
 def test_configs_take_overrides_and_name_the_nearest_key():

@@ -1,0 +1,42 @@
+"""What a request says about sampling, over what the server does unasked."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+
+from stepaudio_jax.inference import SamplingParams
+from stepaudio_jax.serving.errors import ApiError
+from stepaudio_jax.serving.protocol import ChatRequest, CompletionRequest, Generation
+
+SEEDS = 2**32
+
+
+def to_sampling(asked: Generation, defaults: SamplingParams, max_choices: int) -> list[SamplingParams]:
+    """The sampling of each of the replies asked for: they differ in their seed. Without one it is drawn.
+
+    Raises:
+      ApiError: more replies than are allowed.
+    """
+    n = asked.n or 1
+    if n > max_choices:
+        raise ApiError(f"n: expected at most {max_choices}, found {n}", param="n", code="invalid_value")
+    given = {
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "top_k": None if asked.top_k is None else max(0, asked.top_k),
+        "min_p": asked.min_p,
+        "repetition_penalty": asked.repetition_penalty,
+        "max_new_tokens": asked.max_tokens,
+        "stop": (asked.stop,) if isinstance(asked.stop, str) else None if asked.stop is None else tuple(asked.stop),
+        "stop_token_ids": None if asked.stop_token_ids is None else tuple(dict.fromkeys(asked.stop_token_ids)),
+        "think_budget": asked.thinking_token_budget if asked.think_budget is None else asked.think_budget,
+    }
+    if isinstance(asked, ChatRequest):
+        given["max_new_tokens"] = asked.max_completion_tokens or asked.max_tokens
+        given["top_log_probs"] = asked.top_logprobs
+    elif isinstance(asked, CompletionRequest):
+        given["top_log_probs"] = asked.logprobs
+    sampling = dataclasses.replace(defaults, **{name: value for name, value in given.items() if value is not None})
+    seed = secrets.randbelow(SEEDS) if asked.seed is None else asked.seed
+    return [dataclasses.replace(sampling, seed=(seed + i) % SEEDS) for i in range(n)]
