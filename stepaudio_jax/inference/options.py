@@ -72,10 +72,10 @@ class EngineStats:
     interruptions: int
 
 
-def powers(most: int, least: int = 1) -> list[int]:
-    """Bucket sizes: least, 2 · least, 4 · least … up to `most`, which is always the last."""
+def powers(most: int, least: int = 1, factor: int = 2) -> list[int]:
+    """Bucket sizes: least, least · factor, least · factor² … up to `most`, which is always the last."""
     sizes = []
     while least < most:
         sizes.append(least)
-        least *= 2
+        least *= factor
     return [*sizes, most]

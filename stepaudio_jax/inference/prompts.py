@@ -19,7 +19,7 @@ from stepaudio_jax.inference.types import AudioProgress
 
 SOUND_WIDTHS = (*(seconds * lengths.SAMPLE_RATE for seconds in (1, 2, 5, 10, 15)), LONGEST_CUT)
 SOUNDS_AT_ONCE = (1, 4)
-SHORTEST_PIECE = 16
+SHORTEST_PIECE = 32
 MOST_PIECES = 16
 
 
@@ -52,11 +52,12 @@ class Prompts:
         self.programs, self.tokens_at_once, self.table_width = programs, tokens_at_once, table_width
         self.max_rows = max_rows
         self.sounds = SoundCache(sounds)
-        self.lengths = powers(tokens_at_once, SHORTEST_PIECE)
+        self.lengths = powers(tokens_at_once, SHORTEST_PIECE, factor=4)
 
     def rows_of(self, length: int) -> list[int]:
-        """How many pieces of a length a call may have in each lane: the buckets."""
-        return powers(max(1, min(self.tokens_at_once // length, MOST_PIECES, self.max_rows)))
+        """How many pieces of a length a call may have in each lane: one, or as many as there is room for."""
+        most = max(1, min(self.tokens_at_once // length, MOST_PIECES, self.max_rows))
+        return sorted({1, most})
 
     def next_pieces(self, running: Iterable[Row]) -> list[Piece]:
         """The oldest unfinished prompt's next piece, and those of others that fit beside it."""
