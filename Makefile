@@ -69,7 +69,7 @@ train-tiny:  ## train the shipped model again from its config, into runs/tiny_fi
 
 bench:  ## the benchmarks, ours beside a peer, in .venv-parity
 	@$(SETUP_PARITY)
-	@set -e; for script in frontend generate train_step convert data_build data_pipeline; do \
+	@set -e; for script in frontend generate engine train_step convert data_build data_pipeline; do \
 	  echo "== benchmarks/$$script.py"; "$(PARITY_VENV)/bin/python" -m "benchmarks.$$script"; \
 	done
 

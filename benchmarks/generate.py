@@ -12,76 +12,18 @@ the time the machine needs to read the weights and the cache once, at the bandwi
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
-import tokenizers
 import torch
 import transformers
-from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from stepaudio_jax.config import AudioEncoderConfig, DecoderConfig, StepAudioConfig
+from benchmarks.pair import SHAPE, byte_tokenizer, median_seconds, models
 from stepaudio_jax.inference import Engine, EngineOptions, Finished, Request, SamplingParams
-from stepaudio_jax.models import StepAudio, hf_names
 from stepaudio_jax.text import Conversation, Tokenizer, human
-
-SHAPE = {
-    "vocab_size": 151936,
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 32768,
-    "tie_word_embeddings": True,
-}
-"""Qwen2.5-0.5B's."""
-
-
-def byte_tokenizer() -> Tokenizer:
-    """One id per byte, so that a prompt's length is its text's."""
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    backend.add_special_tokens(["<|endoftext|>", "<|EOT|>", "<|BOT|>", "<audio_start>", "<audio_end>", "<audio_patch>"])
-    return Tokenizer(backend)
-
-
-def models(layers: int) -> tuple[StepAudio, torch.nn.Module]:
-    """The same random decoder twice."""
-    audio = AudioEncoderConfig(n_audio_state=16, n_audio_head=2, n_audio_layer=1, llm_dim=896, adapter_state=16)
-    text = DecoderConfig(**(SHAPE | {"num_hidden_layers": layers}), head_dim=64, rope_theta=1e6)
-    # No end of text: both sides are to write every token they are asked for.
-    ours = StepAudio(StepAudioConfig(text, audio, eos_token_ids=(), pad_token_id=0), rngs=nnx.Rngs(0))
-    config = transformers.Qwen2Config(**(SHAPE | {"num_hidden_layers": layers}))
-    config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6}
-    with torch.device("meta"):
-        theirs = transformers.Qwen2ForCausalLM(config)
-    tensors = {k: torch.from_numpy(v.copy()) for k, v in hf_names.save_state(ours).items() if k.startswith("model.")}
-    theirs = theirs.to_empty(device="cpu")
-    theirs.load_state_dict(tensors, strict=False)
-    theirs.tie_weights()
-    theirs.model.rotary_emb = type(theirs.model.rotary_emb)(config)  # its buffers are not in a state dict
-    theirs.generation_config.eos_token_id = None
-    return ours, theirs.eval().float()
-
-
-def median_seconds(*runs: Callable[[], object], repeat: int) -> list[float]:
-    """Median seconds of each, their repetitions taking turns."""
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(repeat):
-        for run, mine in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            run()
-            mine.append(time.perf_counter() - start)
-    return [statistics.median(mine) for mine in times]
 
 
 def bandwidth(repeat: int = 5) -> tuple[float, float]:
@@ -109,7 +51,6 @@ def main():
     # A prompt that is asked again is computed again: nothing of it is kept.
     options = EngineOptions(max_rows=8, burst=32, max_length=2048, share_prefixes=False)
     engine = Engine(ours, tokenizer, options)
-    engine.programs.vocab_size = SHAPE["vocab_size"]  # both sides choose among all rows of the table
     read, copy = bandwidth(2 if args.quick else 5)
     console.print(
         f"jax {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, "

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-from benchmarks.generate import median_seconds
+from benchmarks.pair import median_seconds
 from stepaudio_jax import training
 from stepaudio_jax.audio import lengths, log_mel
 from stepaudio_jax.config import StepAudioConfig
