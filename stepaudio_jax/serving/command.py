@@ -23,6 +23,8 @@ FLAGS: dict[str, tuple[type, str, str]] = {
     "burst": (int, "STEPS", "most decode steps between two looks of the host"),
     "sounds": (int, "CHUNKS", "of sound whose features are kept"),
     "max_waiting": (int, "N", "replies that may wait for a row"),
+    "weights": (str, "int8", "keep the decoder's matrices as integers"),
+    "kv_cache": (str, "int8", "keep keys and values as integers"),
 }
 """Fields of EngineOptions, for those who want another than its default."""
 
@@ -134,7 +136,7 @@ def _warm_up(engine, errors: Console):
 
 def _greeting(url: str, settings) -> str:
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_keys else ""
-    body = json.dumps({"model": settings.model_names[0], "messages": [{"role": "user", "content": "What is 3 + 4?"}]})
+    body = json.dumps({"model": settings.model_names[0], "messages": [{"role": "user", "content": "What is 4 + 5?"}]})
     command = f'curl {url}/v1/chat/completions -H "Content-Type: application/json"{key} -d {shlex.quote(body)}'
     return f"{settings.model_names[0]} is at {url}/v1. Try it:\n  {command}"
 
