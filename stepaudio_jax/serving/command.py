@@ -28,10 +28,6 @@ FLAGS: dict[str, tuple[type, str, str]] = {
 }
 """Fields of EngineOptions, for those who want another than its default."""
 
-CPU_PAGES = 512
-"""Of the cache on a CPU, where neither --pages nor --memory says how many."""
-
-
 def define(parser: argparse.ArgumentParser) -> None:
     from stepaudio_jax.serving.settings import Settings
 
@@ -100,7 +96,6 @@ def _serve(args: argparse.Namespace, keys: tuple[str, ...], bound: Any) -> int:
 
 def _load(args: argparse.Namespace):
     """The engine, and the checkpoint's own sampling, which writes as long as it has room where it does not say."""
-    import jax
 
     from stepaudio_jax import checkpoints
     from stepaudio_jax.inference import Engine, EngineOptions, SamplingParams, sampling_defaults, serving_dtype
@@ -109,10 +104,6 @@ def _load(args: argparse.Namespace):
     if "memory" in given:
         given["memory"] = int(given["memory"] * 2**30)
     model, tokenizer = checkpoints.load(args.checkpoint, dtype=serving_dtype())
-    if jax.default_backend() == "cpu" and not {"memory", "pages"} & set(given):
-        # XLA copies the whole cache at every step on a CPU: one for 32 whole contexts makes tokens 20 times slower.
-        length = given.get("max_length", model.config.decoder.max_position_embeddings)
-        given["pages"] = max(CPU_PAGES, -(-length // given.get("page_size", 16)))
     engine = Engine(model, tokenizer, EngineOptions(**given))
     unasked = SamplingParams(max_new_tokens=engine.max_length)
     return engine, sampling_defaults(args.checkpoint, unasked)
