@@ -15,9 +15,6 @@ DEVICE_SHARE = 0.9
 """Of what is free on an accelerator; the rest is for what programs need while they run."""
 HOST_SHARE = 0.25
 """Of what is free in a machine's memory, which other things need too."""
-HOST_PAGES = 512
-"""On a CPU, which writes the whole cache anew for a token of one row (benchmarks/README.md): so many by default, and no
-fewer than one request of the greatest length needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +37,6 @@ class MemoryPlan:
             return cls(options.pages, bytes_a_page)
         memory = options.memory if options.memory is not None else free_memory(programs)
         pages = min(options.max_rows * table_width, memory // programs.lanes // bytes_a_page)
-        if options.memory is None and jax.default_backend() == "cpu":
-            pages = min(pages, max(HOST_PAGES, table_width))
         if pages < 1:
             raise ValueError(
                 f"memory: a page of {page_size} tokens takes {bytes_a_page:,} bytes, and there are {memory:,} for all"

@@ -137,6 +137,9 @@ def write_pages(
     slot is P · S or more are dropped."""
     pages, size, combined, dim = kv_pages.shape
     new = jnp.stack([k, v], 2).reshape(-1, combined, dim)
+    if len(new) == 1:
+        # Of one token's scatter XLA:CPU makes an update that reads what was there, for which it copies the whole pool.
+        new, slots = jnp.concatenate([new, new]), jnp.stack([slots[0], jnp.asarray(NOWHERE, slots.dtype)])
     flat = kv_pages.reshape(pages * size, combined, dim).at[slots].set(new.astype(kv_pages.dtype), mode="drop")
     return flat.reshape(kv_pages.shape)
 

@@ -167,6 +167,17 @@ def test_warming_up_compiles_everything_there_is():
     assert engine.stats().pages_used == 0
 
 
+@pytest.mark.parametrize("rows", [1, 8])
+def test_the_cache_is_written_in_place(rows):
+    """A burst needs less memory beside its arguments than the cache takes: nothing of it is copied."""
+    engine = Engine(model(), small.tokenizer(), options(pages=4096))
+    memory, programs = engine.memory, engine.programs
+    arguments = programs.state, memory.pages, None, memory.seen, engine.replies.arrays({}, rows, 0), np.int32(1)
+    found = programs._decode.lower(*arguments).compile().memory_analysis()
+    assert found.temp_size_in_bytes < memory.pages.nbytes / 2
+    assert found.alias_size_in_bytes >= memory.pages.nbytes
+
+
 def test_priority_then_owners_in_turn_then_arrival():
     engine = Engine(model(), small.tokenizer(), options(max_rows=1))
     short = SamplingParams(0.0, max_new_tokens=1)
