@@ -198,15 +198,16 @@ def test_priority_then_owners_in_turn_then_arrival():
 
 def test_other_weights_are_taken_in_the_midst_of_a_reply():
     """After `update`, what is written next is the new model's, given all that came before; sounds are heard anew."""
-    engine, other = (Engine(model(), small.tokenizer(), options()) for _ in range(2))
+    engine, other = (Engine(model(), small.tokenizer(), options(burst=1)) for _ in range(2))
     greedy = SamplingParams(0.0, max_new_tokens=12)
     heard = Request(Conversation((human(clip(0.9, 7), "what?"),)), greedy)
     old = finished(engine, heard)[0]
-    prompt = Request(Conversation((human("what is it?"),)), SamplingParams(0.0, max_new_tokens=20))
+    prompt = Request(Conversation((human("how many?"),)), SamplingParams(0.0, max_new_tokens=20))
     engine.add(prompt)
-    while not engine.scheduler.running or len(engine.scheduler.running[0].writer.token_ids) < 4:
+    for _ in range(4):
         engine.step()
     written = list(engine.scheduler.running[0].writer.token_ids)
+    assert len(written) == 4
     for one in (engine, other):
         one.update(model(1))
     done = next(e.completion for e in iter_events(engine) if isinstance(e, Finished))
