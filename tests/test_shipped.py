@@ -18,7 +18,7 @@ FOLDER = checkpoints.resolve("tiny")
 
 @pytest.fixture(scope="module")
 def model() -> StepAudio:
-    return StepAudio.load("tiny", batch_size=32)
+    return StepAudio.load("tiny")
 
 
 def test_it_is_small_and_holds_no_pickle():

@@ -27,7 +27,7 @@ def test_a_change_is_refused_with_what_differs_and_what_to_do(path):
     message = str(error.value)
     assert "\n" not in message and str(path) in message
     for part in (
-        "data.batch_size: 2 -> 4; optim.learning_rate: 0.0015 -> 0.5; seed: 0 -> 7",
+        "data.batch_size: 2 -> 4; optim.learning_rate: 0.001 -> 0.5; seed: 0 -> 7",
         "data.batch_size, seed cannot change within a run: choose another --workdir",
         "to change it: --allow-change=optim.learning_rate",
     ):
@@ -39,7 +39,7 @@ def test_what_is_named_may_change_if_it_is_safe(path):
     allowed = ["optim.learning_rate", "steps", "mesh.fsdp"]
     assert check_unchanged(changed, path, allowed) == [
         "mesh.fsdp: -1 -> 2",
-        "optim.learning_rate: 0.0015 -> 0.5",
+        "optim.learning_rate: 0.001 -> 0.5",
         "steps: 12 -> 99",
     ]
     with pytest.raises(ConfigChangeError, match=r"steps: 12 -> 99\); to change it: --allow-change=steps"):
