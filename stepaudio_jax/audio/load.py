@@ -25,6 +25,10 @@ class AudioError(ValueError):
     """Sound that cannot be used; the message is one line that names the file and the cause."""
 
 
+class AudioTooLong(AudioError):
+    """More sound than is allowed."""
+
+
 def load_audio(path: epath.PathLike, *, max_seconds: float | None = None) -> np.ndarray:
     """Reads a sound file, local or gs://: float32 [samples], 16 kHz, first channel.
 
@@ -144,14 +148,14 @@ def _read(sound: soundfile.SoundFile, name: str, max_seconds: float | None, *, e
         raise AudioError(f"{name}: a sample rate of {rate} Hz, expected {RATES[0]} to {RATES[1]}")
     exact = exact and promised < 2**62  # a stream of unknown length says 2^63 − 1
     if max_seconds is not None and exact and promised > max_seconds * rate:
-        raise AudioError(f"{name}: {promised / rate:.1f} s of sound, more than the {max_seconds:g} s allowed")
+        raise AudioTooLong(f"{name}: {promised / rate:.1f} s of sound, more than the {max_seconds:g} s allowed")
     blocks, count, at_once = [], 0, max(1, BLOCK // sound.channels)
     try:
         while len(block := sound.read(at_once, dtype="float32", always_2d=True)):
             blocks.append(block[:, 0].copy())
             count += len(block)
             if max_seconds is not None and count > max_seconds * rate:
-                raise AudioError(f"{name}: more than the {max_seconds:g} s of sound allowed")
+                raise AudioTooLong(f"{name}: more than the {max_seconds:g} s of sound allowed")
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{name}: truncated or broken ({_cause(error)})") from None
     if exact and count < promised:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from stepaudio_jax.audio import SAMPLE_RATE, lengths
 from stepaudio_jax.data import encode
@@ -17,6 +17,8 @@ from stepaudio_jax.inference.merging import Merger, Rounds, clock, joined
 from stepaudio_jax.inference.refusal import PromptError
 from stepaudio_jax.inference.types import (
     AudioProgress,
+    Completion,
+    Event,
     Finished,
     Generate,
     LongAudio,
@@ -57,38 +59,60 @@ def generate(engine: Engine, requests: Iterable[Request]) -> Iterator[SplitEvent
 
 def answer(generate: Generate, plan: Plan) -> Iterator[SplitEvent]:
     """Events of a request that is split: its windows, what was answered about each, then the one answer."""
-    own = plan.request.id
-    yield SoundSplit(own, plan.windows)
-    numbers = {request.id: number for number, request in enumerate(plan.requests, 1)}
-    heard = dict.fromkeys(numbers, 0)
-    rounds = plan.rounds()
-    batch = next(rounds)
-    while True:
-        done = {}
-        for event in generate(batch):
-            name = event.request_id
-            if isinstance(event, Finished):
-                done[name] = event.completion
-                if name in numbers:
-                    window = plan.windows[numbers[name] - 1]
-                    yield WindowFinished(own, numbers[name], WindowReply(*window, event.completion))
-            elif isinstance(event, AudioProgress) and name in numbers:
-                heard[name] = event.done
-                yield AudioProgress(sum(heard.values()), plan.chunks, own)
-            elif isinstance(event, TextDelta) and name == own:
-                yield event
+    under_way = Answering(plan)
+    yield under_way.began
+    while under_way.batch:
+        for event in generate(under_way.batch):
+            yield from under_way.feed(event)
+
+
+class Answering:
+    """A request that is split, under way, for a caller who runs requests in a loop of his own.
+
+    Attributes:
+      began: the event to begin with.
+      batch: requests to be run now, together; none once the answer is there.
+    """
+
+    def __init__(self, plan: Plan):
+        self.id = plan.request.id
+        self.began = SoundSplit(self.id, plan.windows)
+        self._plan, self._rounds = plan, plan.rounds()
+        self._numbers = {request.id: number for number, request in enumerate(plan.requests, 1)}
+        self._heard = dict.fromkeys(self._numbers, 0)
+        self._done: dict[str, Completion] = {}
+        self.batch: Sequence[Request] = next(self._rounds)
+
+    def feed(self, event: Event) -> list[SplitEvent]:
+        """What an event of one of the batch's requests tells about the whole. After the last of a batch, `batch` is the
+        next."""
+        name = event.request_id
+        number = self._numbers.get(name)
+        if isinstance(event, AudioProgress) and number:
+            self._heard[name] = event.done
+            return [AudioProgress(sum(self._heard.values()), self._plan.chunks, self.id)]
+        if isinstance(event, TextDelta) and name == self.id:
+            return [event]
+        if not isinstance(event, Finished):
+            return []
+        self._done[name] = event.completion
+        events: list[SplitEvent] = []
+        if number:
+            reply = WindowReply(*self._plan.windows[number - 1], event.completion)
+            events.append(WindowFinished(self.id, number, reply))
+        if len(self._done) == len(self.batch):
+            events += self._next()
+        return events
+
+    def _next(self) -> list[SplitEvent]:
+        done, self._done, self.batch = self._done, {}, ()
         try:
-            batch = rounds.send(done)
+            self.batch = self._rounds.send(done)
         except StopIteration as end:
-            completion = end.value
-            break
-    if not completion.token_ids:
-        yield from (
-            TextDelta(own, part, text)
-            for part, text in (("think", completion.think), ("answer", completion.answer))
-            if text
-        )
-    yield Finished(completion)
+            whole: Completion = end.value
+            parts = () if whole.token_ids else (("think", whole.think), ("answer", whole.answer))
+            return [*(TextDelta(self.id, part, text) for part, text in parts if text), Finished(whole)]
+        return []
 
 
 @dataclasses.dataclass(frozen=True)

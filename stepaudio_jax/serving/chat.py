@@ -10,12 +10,13 @@ from typing import Any
 
 from fastapi import Request as HttpRequest
 
-from stepaudio_jax.inference import AudioProgress, Event, Request, SamplingParams
+from stepaudio_jax.inference import Completion, Finished, LongAudio, Request, SamplingParams, TextDelta
+from stepaudio_jax.inference.types import SplitEvent
 from stepaudio_jax.serving.conversations import to_conversation
 from stepaudio_jax.serving.exchange import Reply, read_json
 from stepaudio_jax.serving.protocol import ChatRequest
 from stepaudio_jax.serving.replies import Choice, Piece, join, usage
-from stepaudio_jax.serving.sampling import to_sampling
+from stepaudio_jax.serving.sampling import to_long_audio, to_sampling
 from stepaudio_jax.serving.scores import chat_logprobs
 from stepaudio_jax.serving.service import Service, comment
 from stepaudio_jax.serving.settings import Reasoning
@@ -31,23 +32,25 @@ class Asked:
     sampling: list[SamplingParams]
     heard: float
     owner: str
+    long_audio: LongAudio | None
 
 
 async def read(service: Service, http: HttpRequest) -> Asked:
     data = await read_json(http)
-    body, conversation, heard = await service.in_worker(_parse, service, data)
+    body, conversation, heard, long_audio = await service.in_worker(_parse, service, data)
     sampling = to_sampling(body, service.settings.sampling, service.settings.max_choices)
-    return Asked(body, conversation, sampling, heard, service.owner(http, body.user))
+    return Asked(body, conversation, sampling, heard, service.owner(http, body.user), long_audio)
 
 
-def _parse(service: Service, data: bytes) -> tuple[ChatRequest, Conversation, float]:
+def _parse(service: Service, data: bytes) -> tuple[ChatRequest, Conversation, float, LongAudio | None]:
     body = ChatRequest.model_validate_json(data)
     service.check_model(body.model)
-    hearing = service.hearing()
+    long_audio = to_long_audio(body.long_audio, service.settings.long_audio)
+    hearing = service.hearing(split=long_audio is not None)
     conversation = to_conversation(body, hearing)
     size = sum(len(turn.text) + len(turn.think or "") for turn in conversation.turns)
     service.check_text(size + len(conversation.tools or ""), "messages")
-    return body, conversation, hearing.seconds
+    return body, conversation, hearing.seconds, long_audio
 
 
 async def respond(service: Service, asked: Asked, reply: Reply):
@@ -68,6 +71,7 @@ async def respond(service: Service, asked: Asked, reply: Reply):
             skip_special=body.skip_special_tokens is not False,
             priority=body.priority or 0,
             owner=asked.owner,
+            long_audio=asked.long_audio,
             id=request_id,
         )
         for request_id, sampling in zip(choices, asked.sampling, strict=True)
@@ -89,14 +93,14 @@ def reasoning(body: ChatRequest, default: Reasoning) -> Reasoning:
 
 
 async def _chunks(
-    service: Service, body: ChatRequest, head: dict[str, Any], choices: dict[str, Choice], events: AsyncIterator[Event]
+    service: Service, body: ChatRequest, head: dict[str, Any], choices: dict[str, Choice], events: AsyncIterator[SplitEvent]
 ) -> AsyncIterator[dict[str, Any] | str]:
     head = head | {"object": "chat.completion.chunk"}
     none = {"usage": None} if body.include_usage else {}
     for choice in choices.values():
         yield head | {"choices": [_choice(service, body, choice, Piece({"role": "assistant", "content": ""}))]} | none
     async for event in events:
-        if isinstance(event, AudioProgress):
+        if not isinstance(event, TextDelta | Finished):
             if (text := comment(event)) is not None:
                 yield text
             continue
@@ -113,17 +117,18 @@ def _choice(service: Service, body: ChatRequest, choice: Choice, piece: Piece) -
     made = {"index": choice.index, "delta": piece.delta, "logprobs": scored, "finish_reason": piece.finish_reason}
     if piece.finish_reason is not None:
         made["stop_reason"] = piece.stop_reason
+        made |= _windows(choice.completion)
     if body.return_token_ids:
         made["token_ids"] = [score.token_id for score in piece.scores]
     return made
 
 
 async def _whole(
-    service: Service, body: ChatRequest, head: dict[str, Any], choices: dict[str, Choice], events: AsyncIterator[Event]
+    service: Service, body: ChatRequest, head: dict[str, Any], choices: dict[str, Choice], events: AsyncIterator[SplitEvent]
 ) -> dict[str, Any]:
     pieces: dict[str, list[Piece]] = {request_id: [] for request_id in choices}
     async for event in events:
-        if not isinstance(event, AudioProgress):
+        if isinstance(event, TextDelta | Finished):
             pieces[event.request_id] += choices[event.request_id].feed(event)
     made = [_message(service, body, choice, pieces[request_id]) for request_id, choice in choices.items()]
     return head | {"object": "chat.completion", "choices": made, "usage": usage(list(choices.values()))}
@@ -138,7 +143,15 @@ def _message(service: Service, body: ChatRequest, choice: Choice, pieces: Sequen
         "logprobs": chat_logprobs(scores, service.names) if body.logprobs else None,
         "finish_reason": pieces[-1].finish_reason,
         "stop_reason": pieces[-1].stop_reason,
+        **_windows(choice.completion),
     }
     if body.return_token_ids:
         made["token_ids"] = [score.token_id for score in scores]
     return made
+
+
+def _windows(completion: Completion | None) -> dict[str, Any]:
+    """Of sound that was split, what was answered about each window; times in seconds."""
+    windows = completion.windows if completion else ()
+    shown = [{"start": each.start, "stop": each.stop, "content": each.completion.answer} for each in windows]
+    return {"windows": shown} if shown else {}

@@ -45,6 +45,14 @@ def define(parser: argparse.ArgumentParser) -> None:
     add("--allow-files", metavar="FOLDER", help="requests may name sound files in it")
     add("--max-body-mb", type=float, default=default.max_body_bytes / 2**20, help="of a request (default %(default)g)")
     add("--max-audio-seconds", type=float, help="sound of a request (default: what the model has positions for)")
+    add("--max-split-seconds", type=float, default=default.max_split_seconds,
+        help="sound of a request that asks to have it split (default %(default)g)")  # fmt: skip
+    add("--long-audio", choices=("refuse", "split"), default="refuse",
+        help="of sound that does not fit, where a request does not say: refuse it (the default), or hear it in windows")
+    add("--window-seconds", type=float, help="most seconds of a window; by default what fits")
+    add("--overlap-seconds", type=float, help="of neighbouring windows (default 30)")
+    add("--merge", choices=("ask", "join"), help="ask for one answer (the default), or join those of the windows")
+    add("--yarn-factor", type=float, metavar="FACTOR", help="so many times the positions, by YaRN, no part of the release")
     add("--max-choices", type=int, default=default.max_choices, help="replies to a request (default %(default)s)")
     add("--max-requests", type=int, default=default.max_requests,
         help="taken in at a time, those that wait included; others get 429 (default %(default)s)")  # fmt: skip
@@ -70,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
             f"--host {args.host}: anyone who can reach it could use it; expected --api-key, --api-key-file, or "
             "--insecure if that is meant"
         )
+    _long_audio(args)  # before anything that takes minutes
     if args.allow_files and not os.path.isdir(args.allow_files):
         raise ValueError(f"--allow-files {args.allow_files}: no such folder")
     with bind(args.host, args.port) as bound:  # before anything that takes minutes
@@ -103,7 +112,7 @@ def _load(args: argparse.Namespace):
     given = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
     if "memory" in given:
         given["memory"] = int(given["memory"] * 2**30)
-    model, tokenizer = checkpoints.load(args.checkpoint, dtype=serving_dtype())
+    model, tokenizer = checkpoints.load(args.checkpoint, dtype=serving_dtype(), yarn_factor=args.yarn_factor)
     engine = Engine(model, tokenizer, EngineOptions(**given))
     unasked = SamplingParams(max_new_tokens=engine.max_length)
     return engine, sampling_defaults(args.checkpoint, unasked)
@@ -112,16 +121,24 @@ def _load(args: argparse.Namespace):
 def _settings(args: argparse.Namespace, keys: tuple[str, ...], sampling):
     from stepaudio_jax.serving.settings import Settings
 
-    same = ("reasoning", "allow_files", "max_audio_seconds", "max_choices", "max_requests", "request_seconds",
-            "drain_seconds", "transcribe")  # fmt: skip
+    same = ("reasoning", "allow_files", "max_audio_seconds", "max_split_seconds", "max_choices", "max_requests",
+            "request_seconds", "drain_seconds", "transcribe")  # fmt: skip
     return dataclasses.replace(
         Settings(),
         model_names=tuple(args.model_name) or (Path(args.checkpoint).name,),
         sampling=sampling,
         api_keys=keys,
+        long_audio=_long_audio(args),
         max_body_bytes=int(args.max_body_mb * 2**20),
         **{name: getattr(args, name) for name in same},
     )
+
+
+def _long_audio(args: argparse.Namespace):
+    from stepaudio_jax.inference import LongAudio
+
+    how = {name: getattr(args, name) for name in ("window_seconds", "overlap_seconds", "merge")}
+    return LongAudio.of(args.long_audio, **how)
 
 
 def _warm_up(engine, errors: Console):

@@ -11,7 +11,8 @@ from typing import Any
 
 from fastapi import Request as HttpRequest
 
-from stepaudio_jax.inference import AudioProgress, Event, Request, SamplingParams
+from stepaudio_jax.inference import Finished, Request, SamplingParams, TextDelta
+from stepaudio_jax.inference.types import SplitEvent
 from stepaudio_jax.serving.errors import ApiError
 from stepaudio_jax.serving.exchange import Reply, read_json
 from stepaudio_jax.serving.protocol import CompletionRequest
@@ -108,7 +109,7 @@ async def respond(service: Service, asked: Asked, reply: Reply):
             return
         pieces: dict[str, list[Piece]] = {request_id: [] for request_id in writers}
         async for event in events:
-            if not isinstance(event, AudioProgress):
+            if isinstance(event, TextDelta | Finished):
                 pieces[event.request_id] += writers[event.request_id].choice.feed(event)
         made = [writers[request_id].whole(found) for request_id, found in pieces.items()]
         sizes = usage([writer.choice for writer in writers.values()], len(asked.prompts))
@@ -119,7 +120,7 @@ async def _chunks(
     body: CompletionRequest,
     head: dict[str, Any],
     writers: dict[str, _Writer],
-    events: AsyncIterator[Event],
+    events: AsyncIterator[SplitEvent],
     prompts: int,
 ) -> AsyncIterator[dict[str, Any] | str]:
     none = {"usage": None} if body.include_usage else {}
@@ -127,7 +128,7 @@ async def _chunks(
         if writer.echo:
             yield head | {"choices": [writer.made(writer.echo, Piece({}))]} | none
     async for event in events:
-        if not isinstance(event, AudioProgress):
+        if isinstance(event, TextDelta | Finished):
             for piece in writers[event.request_id].choice.feed(event):
                 yield head | {"choices": [writers[event.request_id].written(piece)]} | none
     if body.include_usage:

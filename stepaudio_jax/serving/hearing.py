@@ -6,7 +6,7 @@ import os
 import re
 import urllib.parse
 
-from stepaudio_jax.audio import AudioError, load_audio, load_audio_bytes
+from stepaudio_jax.audio import AudioError, AudioTooLong, load_audio, load_audio_bytes
 from stepaudio_jax.data.sounds import Sounds
 from stepaudio_jax.serving.errors import ApiError, shown
 from stepaudio_jax.text import Audio
@@ -21,10 +21,11 @@ class Hearing:
       seconds: of sound so far.
     """
 
-    def __init__(self, max_seconds: float, folder: str | None = None):
-        """`folder`: files in it may be named, by their path in it, a whole path, or a file: URL."""
+    def __init__(self, max_seconds: float, folder: str | None = None, advice: str = ""):
+        """`folder`: files in it may be named, by their path in it, a whole path, or a file: URL. `advice`: what to do
+        about sound that is too long."""
         self.seconds = 0.0
-        self._max_seconds = max_seconds
+        self._max_seconds, self._advice = max_seconds, advice
         self._folder = None if folder is None else os.path.realpath(folder)
 
     def base64(self, text: str, where: str) -> Audio:
@@ -64,13 +65,14 @@ class Hearing:
         try:
             return Audio(load_audio(real, max_seconds=max_seconds), name)
         except AudioError as error:
-            raise AudioError(f"{where}: {str(error).replace(real, shown(name))}") from None
+            raise type(error)(f"{where}: {str(error).replace(real, shown(name))}") from None
 
     def _heard(self, where: str, load) -> Audio:
         try:
             clip: Audio = load(Sounds((), self._max_seconds - self.seconds))
         except AudioError as error:
-            raise ApiError(str(error), param=where, code="invalid_audio") from None
+            message = f"{error}{self._advice}" if isinstance(error, AudioTooLong) else str(error)
+            raise ApiError(message, param=where, code="invalid_audio") from None
         self.seconds += clip.seconds
         return clip
 

@@ -66,6 +66,14 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
+class LongAudioOptions(Body):
+    """How sound that does not fit into one prompt is heard in windows, see `inference.LongAudio`."""
+
+    window_seconds: Annotated[Real, Field(ge=1)] | None = None
+    overlap_seconds: Annotated[Real, Field(ge=0)] | None = None
+    merge: Literal["ask", "join"] | None = None
+
+
 class Generation(Body):
     """What every request for text may say about how it is written; None leaves it to the server.
 
@@ -153,6 +161,7 @@ class ChatRequest(Generation):
       include_reasoning: false leaves thinking out of the answer (vLLM's name).
       reasoning_effort: "none" has the model answer without thinking; other values change nothing.
       keep_think: keep the reasoning of earlier assistant turns in the prompt.
+      long_audio: of sound that does not fit: "refuse", "split", or how to split it.
     """
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -168,6 +177,7 @@ class ChatRequest(Generation):
     reasoning_effort: str | None = None
     chat_template_kwargs: TemplateOptions | None = None
     keep_think: bool | None = None
+    long_audio: Literal["refuse", "split"] | LongAudioOptions | None = None
 
     @model_validator(mode="after")
     def _consistent(self):

@@ -39,9 +39,9 @@ class Stream:
     Whoever leaves before must `close()` it, which cancels the rest.
     """
 
-    def __init__(self, runner: Runner, request_ids: Iterable[str]):
+    def __init__(self, runner: Runner):
         self._runner = runner
-        self._open = set(request_ids)
+        self._open: set[str] = set()
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
 
     def __aiter__(self) -> Stream:
@@ -60,8 +60,11 @@ class Stream:
 
     def close(self):
         """Cancels what has not finished; may be called more than once."""
-        left, self._open = self._open, set()
-        self._runner._cancel(left)
+        self._drop(set(self._open))
+
+    def _drop(self, ids: set[str]):
+        self._open -= ids
+        self._runner._cancel(ids)
 
     def _put(self, event: Event | Exception):
         self._events.put_nowait(event)
@@ -123,8 +126,8 @@ class Runner:
             log.warning("%d requests did not end within %g s and are cancelled", len(self._streams), seconds)
             self._fail_streams(Draining("the server is stopping"))
 
-    async def submit(self, prepared: Sequence[Prepared]) -> Stream:
-        """Hands requests to the engine, all or none.
+    async def submit(self, prepared: Sequence[Prepared], stream: Stream | None = None) -> Stream:
+        """Hands requests to the engine, all or none. Their events come from the stream that is given, or a new one.
 
         Raises:
           QueueFull: too many wait already.
@@ -134,8 +137,9 @@ class Runner:
             raise Draining("the server is stopping")
         if not self.alive:
             raise EngineError("the engine does not run")
-        ids = [each.request.id for each in prepared]
-        stream = Stream(self, ids)
+        ids = {each.request.id for each in prepared}
+        stream = stream or Stream(self)
+        stream._open |= ids
         added: asyncio.Future[None] = self._loop.create_future()
         self._streams |= dict.fromkeys(ids, stream)
         self._adding.add(added)
@@ -144,7 +148,7 @@ class Runner:
         try:
             await added
         except BaseException:  # refused, or whoever waited has gone
-            stream.close()
+            stream._drop(ids)
             raise
         finally:
             self._adding.discard(added)

@@ -1,13 +1,14 @@
-"""What a request says about sampling, over what the server does unasked."""
+"""What a request says about sampling and about long sound, over what the server does unasked."""
 
 from __future__ import annotations
 
 import dataclasses
 import secrets
+from typing import Literal
 
-from stepaudio_jax.inference import SamplingParams
+from stepaudio_jax.inference import LongAudio, SamplingParams
 from stepaudio_jax.serving.errors import ApiError
-from stepaudio_jax.serving.protocol import ChatRequest, CompletionRequest, Generation
+from stepaudio_jax.serving.protocol import ChatRequest, CompletionRequest, Generation, LongAudioOptions
 
 SEEDS = 2**32
 
@@ -40,3 +41,21 @@ def to_sampling(asked: Generation, defaults: SamplingParams, max_choices: int) -
     sampling = dataclasses.replace(defaults, **{name: value for name, value in given.items() if value is not None})
     seed = secrets.randbelow(SEEDS) if asked.seed is None else asked.seed
     return [dataclasses.replace(sampling, seed=(seed + i) % SEEDS) for i in range(n)]
+
+
+def to_long_audio(
+    asked: Literal["refuse", "split"] | LongAudioOptions | None, default: LongAudio | None
+) -> LongAudio | None:
+    """How sound that does not fit is split; None where it is refused. What a request leaves open is as LongAudio has it.
+
+    Raises:
+      ApiError: a window that its overlap does not fit into.
+    """
+    if asked is None:
+        return default
+    if isinstance(asked, str):
+        return LongAudio.of(asked)
+    try:
+        return LongAudio.of("split", **dict(asked))
+    except ValueError as error:
+        raise ApiError(f"long_audio.{error}", param="long_audio", code="invalid_value") from None

@@ -13,7 +13,20 @@ from typing import TypeVar
 
 from fastapi import Request as HttpRequest
 
-from stepaudio_jax.inference import AudioProgress, Engine, Event, Finished, QueueFull, Request, TextDelta
+from stepaudio_jax.inference import (
+    AudioProgress,
+    Engine,
+    Event,
+    Finished,
+    Prepared,
+    QueueFull,
+    Request,
+    SoundSplit,
+    TextDelta,
+    WindowFinished,
+)
+from stepaudio_jax.inference.long_audio import Answering, Plan
+from stepaudio_jax.inference.types import SplitEvent
 from stepaudio_jax.serving.errors import ApiError, busy, shown
 from stepaudio_jax.serving.hearing import Hearing
 from stepaudio_jax.serving.metrics import Metrics
@@ -25,6 +38,9 @@ T = TypeVar("T")
 
 AUDIO_TOKENS_PER_SECOND = 12.5
 """MODEL.md §4."""
+
+RETRY_SECONDS = 0.25
+"""Until a request that is under way asks again for a place in a full queue."""
 
 
 class Service:
@@ -101,11 +117,12 @@ class Service:
         """Runs what takes long in a thread beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *args)
 
-    def hearing(self) -> Hearing:
-        """What decodes the sound of one request."""
-        seconds = self.settings.max_audio_seconds
+    def hearing(self, *, split: bool = False) -> Hearing:
+        """What decodes the sound of one request; `split` says that it need not fit into one prompt."""
+        seconds = self.settings.max_split_seconds if split else self.settings.max_audio_seconds
         most = self.positions / AUDIO_TOKENS_PER_SECOND if seconds is None else seconds
-        return Hearing(most, self.settings.allow_files)
+        advice = "" if split else '; long_audio: "split" has longer sound heard in windows'
+        return Hearing(most, self.settings.allow_files, advice)
 
     def check_text(self, size: int, param: str):
         """Refuses text that cannot fit, however well it is tokenised, before anyone tries."""
@@ -118,15 +135,17 @@ class Service:
             )
 
     @contextlib.asynccontextmanager
-    async def run(self, requests: Sequence[Request], heard: float = 0.0) -> AsyncIterator[AsyncIterator[Event]]:
+    async def run(self, requests: Sequence[Request], heard: float = 0.0) -> AsyncIterator[AsyncIterator[SplitEvent]]:
         """The events of some requests that belong together; whatever has not finished in the end is cancelled.
+
+        Sound that does not fit is split where a request says so (`inference.long_audio`).
 
         Raises:
           PromptError, AudioError: the engine cannot take one of them.
           ApiError: 429, 503 or 500: it cannot take them now.
         """
-        started = time.perf_counter()
-        prepared = await self.in_worker(lambda: [self.engine.prepare(request) for request in requests])
+        run = _Run(self)
+        prepared = await self.in_worker(run.prepare, requests)
         try:
             stream = await self.runner.submit(prepared)
         except QueueFull as error:
@@ -135,31 +154,90 @@ class Service:
             raise busy(str(error), "draining", 503) from None
         self.metrics.audio_seconds.inc(heard)
         try:
-            yield self._events(stream, started)
+            yield self._events(run, stream)
         finally:
             stream.close()
 
-    async def _events(self, stream: Stream, started: float) -> AsyncIterator[Event]:
-        """A stream's events, timed."""
-        last: dict[str, float] = {}
+    async def _events(self, run: _Run, stream: Stream) -> AsyncIterator[SplitEvent]:
         try:
+            for split in run.splits:
+                yield split.began
             async for event in stream:
-                if isinstance(event, TextDelta | Finished):
-                    now = time.perf_counter()
-                    self.metrics.tokens(event, now, started, last)
-                yield event
+                events, more = run.feed(event)
+                for told in events:
+                    yield told
+                if more:
+                    await self._submit_when_possible(await self.in_worker(run.prepare_more, more), stream)
         except Draining as error:
             raise busy(f"{error} before this request ended", "draining", 503) from None
         except EngineError as error:
             raise ApiError(f"{error}; the request may be sent again", status=500, code="engine_error") from None
+
+    async def _submit_when_possible(self, prepared: Sequence[Prepared], stream: Stream):
+        """Waits where the queue is full: what has been written so far is not to be lost."""
+        while True:
+            try:
+                await self.runner.submit(prepared, stream)
+                return
+            except QueueFull:
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def close(self):
         await self.runner.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
 
 
-def comment(event: Event) -> str | None:
+class _Run:
+    """Requests that belong together, those whose sound is split among them.
+
+    Attributes:
+      splits: of which each is several requests to the engine.
+    """
+
+    def __init__(self, service: Service):
+        self.splits: list[Answering] = []
+        self._engine, self._metrics = service.engine, service.metrics
+        self._by_id: dict[str, Answering] = {}
+        self._started, self._last = time.perf_counter(), {}
+
+    def prepare(self, requests: Sequence[Request]) -> list[Prepared]:
+        """What to hand to the engine first."""
+        prepared = []
+        for request in requests:
+            if plan := Plan.of(self._engine, request):
+                self.splits.append(Answering(plan))
+                prepared += self._prepare_batch(self.splits[-1])
+            else:
+                prepared.append(self._engine.prepare(request))
+        return prepared
+
+    def prepare_more(self, split: Answering) -> list[Prepared]:
+        """What to hand to the engine next."""
+        self._started = time.perf_counter()
+        return self._prepare_batch(split)
+
+    def feed(self, event: Event) -> tuple[Sequence[SplitEvent], Answering | None]:
+        """(what an event of the engine tells, one that now has more for the engine)."""
+        if isinstance(event, TextDelta | Finished):
+            self._metrics.tokens(event, time.perf_counter(), self._started, self._last)
+        split = self._by_id.get(event.request_id)
+        if split is None:
+            return [event], None
+        before = split.batch
+        events = split.feed(event)
+        return events, split if split.batch and split.batch is not before else None
+
+    def _prepare_batch(self, split: Answering) -> list[Prepared]:
+        self._by_id |= {request.id: split for request in split.batch}
+        return [self._engine.prepare(request) for request in split.batch]
+
+
+def comment(event: SplitEvent) -> str | None:
     """A sign of life while long sound is heard, for a stream's comments."""
     if isinstance(event, AudioProgress) and event.total > 1:
         return f"heard {event.done} of {event.total} chunks of sound"
+    if isinstance(event, SoundSplit):
+        return f"the sound is heard in {len(event.windows)} windows"
+    if isinstance(event, WindowFinished):
+        return f"answered window {event.number}"
     return None

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from typing import Literal
 
-from stepaudio_jax.inference import SamplingParams
+from stepaudio_jax.inference import LongAudio, SamplingParams
 
 Reasoning = Literal["apart", "inline", "none"]
 """Where the model's thinking goes: into `reasoning_content`, into `content` as it was written, or nowhere."""
@@ -22,6 +22,8 @@ class Settings:
     allow_files: folder whose files requests may name as sound; None allows no file.
     max_body_bytes: of a request.
     max_audio_seconds: of all sound of a request; None: as much as the model has positions for.
+    max_split_seconds: the same, of a request that asks for sound to be split where it does not fit.
+    long_audio: how sound that does not fit is split, of requests that do not say; None refuses it.
     max_choices: most replies that one request asks for.
     max_requests: requests taken in at a time, those that wait included; more are refused with 429.
     request_seconds: from the first byte of a request to the last of its answer.
@@ -37,6 +39,8 @@ class Settings:
     allow_files: str | None = None
     max_body_bytes: int = 128 << 20
     max_audio_seconds: float | None = None
+    max_split_seconds: float = 4 * 3600.0
+    long_audio: LongAudio | None = None
     max_choices: int = 16
     max_requests: int = 512
     request_seconds: float = 600.0

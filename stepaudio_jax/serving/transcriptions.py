@@ -11,7 +11,8 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import PlainTextResponse
 from starlette.datastructures import FormData, UploadFile
 
-from stepaudio_jax.inference import AudioProgress, Event, Request
+from stepaudio_jax.inference import Finished, LongAudio, Request, TextDelta
+from stepaudio_jax.inference.types import SplitEvent
 from stepaudio_jax.serving.errors import ApiError, shown
 from stepaudio_jax.serving.exchange import Reply, check_content_type
 from stepaudio_jax.serving.protocol import Generation
@@ -38,6 +39,7 @@ class Asked:
     format: str
     body: Generation
     owner: str
+    long_audio: LongAudio | None
 
 
 async def read(service: Service, http: HttpRequest) -> Asked:
@@ -58,8 +60,10 @@ async def read(service: Service, http: HttpRequest) -> Asked:
     )
     prompt, language = words.get("prompt", ""), words.get("language", "")
     service.check_text(len(prompt) + len(language), "prompt")
-    clip = await service.in_worker(lambda: service.hearing().bytes(data, "file"))
-    return Asked(clip, language, prompt, format, body, service.owner(http, words.get("user")))
+    long_audio = _long_audio(words.get("long_audio"), service.settings.long_audio)
+    hearing = service.hearing(split=long_audio is not None)
+    clip = await service.in_worker(hearing.bytes, data, "file")
+    return Asked(clip, language, prompt, format, body, service.owner(http, words.get("user")), long_audio)
 
 
 async def respond(service: Service, asked: Asked, reply: Reply):
@@ -78,6 +82,7 @@ async def respond(service: Service, asked: Asked, reply: Reply):
         thinking=False,
         priority=asked.body.priority or 0,
         owner=asked.owner,
+        long_audio=asked.long_audio,
         id=f"transcribe-{uuid.uuid4().hex}",
     )
     choice = Choice(0, sampling, "none")
@@ -86,7 +91,7 @@ async def respond(service: Service, asked: Asked, reply: Reply):
             return await reply.events(_events(choice, events))
         pieces: list[Piece] = []
         async for event in events:
-            if not isinstance(event, AudioProgress):
+            if isinstance(event, TextDelta | Finished):
                 pieces += choice.feed(event)
     text = join(pieces)["content"]
     if asked.format == "text":
@@ -99,11 +104,11 @@ async def respond(service: Service, asked: Asked, reply: Reply):
         await reply.json(made | {"usage": {"type": "duration", "seconds": seconds}})
 
 
-async def _events(choice: Choice, events: AsyncIterator[Event]) -> AsyncIterator[dict[str, Any] | str]:
+async def _events(choice: Choice, events: AsyncIterator[SplitEvent]) -> AsyncIterator[dict[str, Any] | str]:
     """OpenAI's events of a streamed transcription."""
     pieces: list[Piece] = []
     async for event in events:
-        if isinstance(event, AudioProgress):
+        if not isinstance(event, TextDelta | Finished):
             if (text := comment(event)) is not None:
                 yield text
             continue
@@ -127,6 +132,14 @@ def _usage(choice: Choice) -> dict[str, Any]:
             "text_tokens": sizes.prompt_tokens - sizes.audio_tokens,
         },
     }
+
+
+def _long_audio(asked: str | None, default: LongAudio | None) -> LongAudio | None:
+    """What is said in the windows is joined, whatever else answers are merged by."""
+    if asked not in (None, "refuse", "split"):
+        raise _wrong("long_audio", "refuse or split", asked)
+    split = default if asked is None else LongAudio.of(asked)
+    return split and dataclasses.replace(split, merge="join")
 
 
 def _file(form: FormData) -> UploadFile:
