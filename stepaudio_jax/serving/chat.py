@@ -93,7 +93,11 @@ def reasoning(body: ChatRequest, default: Reasoning) -> Reasoning:
 
 
 async def _chunks(
-    service: Service, body: ChatRequest, head: dict[str, Any], choices: dict[str, Choice], events: AsyncIterator[SplitEvent]
+    service: Service,
+    body: ChatRequest,
+    head: dict[str, Any],
+    choices: dict[str, Choice],
+    events: AsyncIterator[SplitEvent],
 ) -> AsyncIterator[dict[str, Any] | str]:
     head = head | {"object": "chat.completion.chunk"}
     none = {"usage": None} if body.include_usage else {}
@@ -124,7 +128,11 @@ def _choice(service: Service, body: ChatRequest, choice: Choice, piece: Piece) -
 
 
 async def _whole(
-    service: Service, body: ChatRequest, head: dict[str, Any], choices: dict[str, Choice], events: AsyncIterator[SplitEvent]
+    service: Service,
+    body: ChatRequest,
+    head: dict[str, Any],
+    choices: dict[str, Choice],
+    events: AsyncIterator[SplitEvent],
 ) -> dict[str, Any]:
     pieces: dict[str, list[Piece]] = {request_id: [] for request_id in choices}
     async for event in events:

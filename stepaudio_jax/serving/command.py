@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import shlex
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +56,8 @@ def define(parser: argparse.ArgumentParser) -> None:
     add("--window-seconds", type=float, help="most seconds of a window; by default what fits")
     add("--overlap-seconds", type=float, help="of neighbouring windows (default 30)")
     add("--merge", choices=("ask", "join"), help="ask for one answer (the default), or join those of the windows")
-    add("--yarn-factor", type=float, metavar="FACTOR", help="so many times the positions, by YaRN, no part of the release")
+    add("--yarn-factor", type=float, metavar="FACTOR",
+        help="so many times the positions, by YaRN, no part of the release")  # fmt: skip
     add("--max-choices", type=int, default=default.max_choices, help="replies to a request (default %(default)s)")
     add("--max-requests", type=int, default=default.max_requests,
         help="taken in at a time, those that wait included; others get 429 (default %(default)s)")  # fmt: skip
@@ -60,6 +65,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     add("--drain-seconds", type=float, default=default.drain_seconds,
         help="for what runs to end in after SIGTERM or ctrl-C (default %(default)g)")  # fmt: skip
     add("--transcribe", default=default.transcribe, metavar="TEXT", help="what transcriptions ask the model for")
+    add("--web", action="store_true", help="a page to talk to the model, at /web")
     add("--access-log", action="store_true", help="a line for every request")
     add("--no-warm-up", action="store_true", help="compile on first use: the first requests wait")
     for name, (kind, unit, text) in FLAGS.items():
@@ -70,6 +76,8 @@ def define(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from stepaudio_jax.serving.server import bind, is_loopback
 
+    if args.web:
+        _check_web()
     keys = [*args.api_key, *(_read_keys(args.api_key_file) if args.api_key_file else ())]
     if "" in keys:
         raise ValueError("--api-key: expected text, found an empty one")
@@ -83,6 +91,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--allow-files {args.allow_files}: no such folder")
     with bind(args.host, args.port) as bound:  # before anything that takes minutes
         return _serve(args, tuple(keys), bound)
+
+
+def _check_web():
+    for name in ("gradio", "matplotlib"):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"--web: {name} is not installed: pip install 'stepaudio-jax[serve,web]' brings it")
 
 
 def _serve(args: argparse.Namespace, keys: tuple[str, ...], bound: Any) -> int:
@@ -99,8 +113,42 @@ def _serve(args: argparse.Namespace, keys: tuple[str, ...], bound: Any) -> int:
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     greeting = _greeting(url, settings)
     options = {"drain_seconds": args.drain_seconds, "access_log": args.access_log}
-    run_server(app, bound, ready=lambda: print(greeting, flush=True), **options)
+    with contextlib.ExitStack() as opened:
+        if args.web:
+            opened.enter_context(_page(app, scenes=args.checkpoint == "tiny"))
+            greeting += f"\nTalk to it: {url}/web"
+        run_server(app, bound, ready=lambda: print(greeting, flush=True), **options)
     return 0
+
+
+@contextlib.contextmanager
+def _page(app, *, scenes: bool) -> Iterator[None]:
+    """The page, and a folder for what is uploaded to it, which nobody else on this machine can read.
+
+    `scenes`: with a few to begin with, for the model that knows no other sound.
+    """
+    with tempfile.TemporaryDirectory(prefix="stepaudio-web-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        from stepaudio_jax.serving.page import mount
+
+        mount(app, _scenes(Path(folder)) if scenes else ())
+        yield
+
+
+def _scenes(folder: Path) -> list[tuple[str, str]]:
+    import numpy as np
+    import soundfile
+
+    from stepaudio_jax import miniature
+    from stepaudio_jax.audio import SAMPLE_RATE
+
+    rng, made = np.random.default_rng(), []
+    for number, kind in enumerate(("count", "order", "timbre"), 1):
+        question = miniature.make_question(rng, kind)
+        file = folder / f"scene-{number}.wav"
+        soundfile.write(file, question.conversation.audio[0].samples, SAMPLE_RATE)
+        made.append((str(file), question.prompt.turns[-1].text))
+    return made
 
 
 def _load(args: argparse.Namespace):

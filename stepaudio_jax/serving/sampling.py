@@ -46,7 +46,7 @@ def to_sampling(asked: Generation, defaults: SamplingParams, max_choices: int) -
 def to_long_audio(
     asked: Literal["refuse", "split"] | LongAudioOptions | None, default: LongAudio | None
 ) -> LongAudio | None:
-    """How sound that does not fit is split; None where it is refused. What a request leaves open is as LongAudio has it.
+    """How sound that does not fit is split; None where it is refused. What is left open is as LongAudio has it.
 
     Raises:
       ApiError: a window that its overlap does not fit into.

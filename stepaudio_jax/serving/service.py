@@ -74,16 +74,20 @@ class Service:
         if not self._keys:
             return 0
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        digest = hashlib.sha256(key.strip().encode()).digest()
-        found = [hmac.compare_digest(digest, known) for known in self._keys]
-        if scheme.lower() == "bearer" and any(found):
-            return found.index(True) + 1
+        if scheme.lower() == "bearer" and (number := self.is_key(key)):
+            return number
         raise ApiError(
             f"Authorization: expected Bearer with a key of this server, found {'another' if key else 'none'}",
             status=401,
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
+
+    def is_key(self, key: str) -> int:
+        """Which of the server's keys it is, counted from 1; 0 for none."""
+        digest = hashlib.sha256(key.strip().encode()).digest()
+        found = [hmac.compare_digest(digest, known) for known in self._keys]
+        return found.index(True) + 1 if any(found) else 0
 
     def owner(self, request: HttpRequest, user: str | None) -> str:
         """Whose turn a request takes: users of one key are each their own."""

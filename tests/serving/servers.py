@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import soundfile
 import uvicorn
+from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from stepaudio_jax.serving import Settings, create_app
@@ -50,8 +51,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(engine: Any, settings: Settings | None = None) -> Iterator[Running]:
+def serving(
+    engine: Any, settings: Settings | None = None, add: Callable[[FastAPI], None] = lambda app: None
+) -> Iterator[Running]:
+    """`add`: what else is put into the application."""
     app = create_app(engine, settings)
+    add(app)
     bound = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

@@ -1,6 +1,7 @@
 """`stepaudio serve` as a process: what it prints works, and a signal ends it well."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -32,9 +33,10 @@ def checkpoint(tmp_path_factory):
 class Served:
     """A server's process. Attributes: url; greeting, what it prints when it is ready."""
 
-    def __init__(self, *flags: str):
+    def __init__(self, *flags: str, env: dict[str, str] | None = None):
         command = [sys.executable, "-m", "stepaudio_jax.cli", "serve", "--port", "0", "--no-warm-up", *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | (env or {}))  # fmt: skip
         assert self.process.stdout is not None
         self.greeting = self.process.stdout.readline() + self.process.stdout.readline()
         found = re.search(r"http://[^/\s]+", self.greeting)
@@ -132,3 +134,23 @@ def wait(condition, seconds: float = 60):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_page_on_request(checkpoint, tmp_path):
+    """Its files lie in a folder that only this user can read, and that goes with the server."""
+    flags = ("--checkpoint", checkpoint, "--web", "--max-rows", "2", "--sounds", "8")
+    with Served(*flags, env={"TMPDIR": str(tmp_path)}) as served:
+        assert served.process.stdout is not None
+        assert served.process.stdout.readline() == f"Talk to it: {served.url}/web\n"
+        assert "gradio" in httpx.get(f"{served.url}/web/").text
+        (folder,) = tmp_path.glob("stepaudio-web-*")
+        assert folder.stat().st_mode & 0o077 == 0
+        served.process.send_signal(signal.SIGTERM)
+        assert served.ended() == (0, "")
+        assert not folder.exists()
+
+
+def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["serve", "--web"]) == 2
+    assert "pip install 'stepaudio-jax[serve,web]'" in capsys.readouterr().err

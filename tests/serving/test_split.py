@@ -42,7 +42,8 @@ def alone(engine):
     """What a session answers, by merge; asked before the server owns the engine."""
     done = {}
     for merge in ("ask", "join"):
-        (last,) = (e for e in generate(engine, [of(dataclasses.replace(SPLIT, merge=merge))]) if isinstance(e, Finished))
+        *_, last = generate(engine, [of(dataclasses.replace(SPLIT, merge=merge))])
+        assert isinstance(last, Finished)
         done[merge] = last.completion
     return done
 
