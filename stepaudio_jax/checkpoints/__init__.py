@@ -8,6 +8,7 @@ from stepaudio_jax.checkpoints.adapters import (
     load,
     load_adapters,
     read_about,
+    read_config,
     save_adapters,
 )
 from stepaudio_jax.checkpoints.checkpoint import Placement, load_tokenizer, locate, resolve, save, wait_for_all
@@ -29,6 +30,7 @@ __all__ = [
     "load_tokenizer",
     "locate",
     "read_about",
+    "read_config",
     "resolve",
     "save",
     "save_adapters",

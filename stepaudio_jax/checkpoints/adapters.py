@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from stepaudio_jax.checkpoints import checkpoint
 from stepaudio_jax.checkpoints.checkpoint import Placement
 from stepaudio_jax.checkpoints.layout import PARAMS, CheckpointError, open_arrays
-from stepaudio_jax.config import ConfigError
+from stepaudio_jax.config import ConfigError, StepAudioConfig
 from stepaudio_jax.models import LoraConfig, StepAudio, merge_lora
 from stepaudio_jax.models.lora import adapted_shapes, is_lora
 from stepaudio_jax.text import Tokenizer
@@ -122,6 +122,14 @@ def fingerprint(path: epath.Path) -> str:
         corner = array[layers][tuple(slice(0, min(CORNER, size)) for size in array[layers].shape)]
         digest.update(f"{name} {array.shape}".encode() + np.asarray(corner.read().result(), np.float32).tobytes())
     return digest.hexdigest()[:32]
+
+
+def read_config(path: epath.PathLike, *, yarn_factor: float | None = None) -> StepAudioConfig:
+    """The config of a checkpoint, or of the base of adapters, without its arrays. Raises as `load`."""
+    path = checkpoint.locate(path)
+    if is_adapters(path):
+        return read_config(read_about(path).base, yarn_factor=yarn_factor)
+    return StepAudioConfig.read(path, yarn_factor=yarn_factor)
 
 
 def load_adapters(

@@ -4,7 +4,7 @@ from stepaudio_jax.inference.engine import Engine, QueueFull
 from stepaudio_jax.inference.options import EngineOptions, EngineStats
 from stepaudio_jax.inference.refusal import PromptError
 from stepaudio_jax.inference.row import Prepared
-from stepaudio_jax.inference.session import StepAudio, sampling_defaults, serving_dtype
+from stepaudio_jax.inference.session import StepAudio, load_engine, sampling_defaults, serving_dtype
 from stepaudio_jax.inference.types import (
     AudioProgress,
     Completion,
@@ -44,6 +44,7 @@ __all__ = [
     "Usage",
     "WindowFinished",
     "WindowReply",
+    "load_engine",
     "sampling_defaults",
     "serving_dtype",
 ]

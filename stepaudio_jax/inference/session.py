@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +15,11 @@ from etils import epath
 
 from stepaudio_jax import checkpoints
 from stepaudio_jax.audio import check_samples, load_audio
+from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.inference import long_audio
 from stepaudio_jax.inference.engine import Engine, EngineOptions
 from stepaudio_jax.inference.types import Completion, Finished, LongAudio, Request, SamplingParams, SplitEvent
+from stepaudio_jax.parallel import ShardingRules, make_mesh
 from stepaudio_jax.text import Audio, Conversation, human
 
 Sound = str | epath.PathLike | np.ndarray | Audio
@@ -42,6 +45,7 @@ class StepAudio:
         dtype: Any = None,
         options: EngineOptions | None = None,
         yarn_factor: float | None = None,
+        mesh: Mapping[str, int] | None = None,
     ) -> StepAudio:
         """Loads a checkpoint folder, or "tiny", the model that comes with the package.
 
@@ -51,12 +55,14 @@ class StepAudio:
           options: of the engine.
           yarn_factor: so many times the checkpoint's positions, by YaRN, for sound that is longer than they hold. It
             was no part of the release, and changes answers about short sound too: `StepAudioConfig.with_yarn`.
+          mesh: see `load_engine`.
 
         Raises:
           CheckpointError, ConfigError, TokenizerError: what is wrong with the folder, and where.
+          MeshError, ShardingError: a mesh that does not fit the devices, or the model.
         """
-        model, tokenizer = checkpoints.load(checkpoint, dtype=dtype or serving_dtype(), yarn_factor=yarn_factor)
-        return cls(Engine(model, tokenizer, options), sampling_defaults(checkpoint))
+        engine = load_engine(checkpoint, dtype=dtype, options=options, yarn_factor=yarn_factor, mesh=mesh)
+        return cls(engine, sampling_defaults(checkpoint))
 
     def ask(self, sounds: Sequence[Sound], question: str, **options: Any) -> Completion:
         """Asks one question about some sounds (paths, or float32 arrays at 16 kHz), heard in the given order.
@@ -101,6 +107,47 @@ class StepAudio:
     def generate(self, requests: Iterable[Request]) -> Iterator[SplitEvent]:
         """Events as they come, the last of a request being its Finished."""
         return long_audio.generate(self.engine, requests)
+
+
+def load_engine(
+    checkpoint: epath.PathLike = "tiny",
+    *,
+    dtype: Any = None,
+    options: EngineOptions | None = None,
+    yarn_factor: float | None = None,
+    mesh: Mapping[str, int] | None = None,
+) -> Engine:
+    """An engine of a checkpoint. Each device reads only its own part of the weights.
+
+    Args:
+      mesh: sizes by axis, such as {"data": 2, "tensor": 4}: rows of the batch go over data, heads over tensor. By
+        default one device of a CPU, and of accelerators all: over tensor as far as the heads can be dealt out.
+
+    Raises: as `StepAudio.load`.
+    """
+    options, rules = options or EngineOptions(), None
+    config = checkpoints.read_config(checkpoint, yarn_factor=yarn_factor)
+    devices = jax.device_count()
+    if mesh is None and devices > 1 and jax.default_backend() != "cpu":
+        mesh = serving_mesh(config, devices)
+    if mesh is not None:
+        rules = ShardingRules(make_mesh(mesh), "serve")
+        rules.check(config, {"batch": ("max_rows", options.max_rows)})
+    model, tokenizer = checkpoints.load(
+        checkpoint, dtype=dtype or serving_dtype(), placement=rules and rules.sharding, yarn_factor=yarn_factor
+    )
+    return Engine(model, tokenizer, options, rules=rules)
+
+
+def serving_mesh(config: StepAudioConfig, devices: int) -> dict[str, int]:
+    """Tensor over as many devices as all that is dealt out over it divides by, data over the rest: the fewest bytes of
+    weights a device reads for a token."""
+    decoder = config.decoder
+    dealt = [decoder.num_attention_heads, decoder.num_key_value_heads, decoder.intermediate_size, decoder.vocab_size]
+    if config.audio_encoder_config is not None:
+        dealt.append(config.audio.n_audio_state)
+    tensor = math.gcd(devices, *dealt)
+    return {"data": devices // tensor, "tensor": tensor}
 
 
 def _hear(sound: str | epath.PathLike | np.ndarray) -> Audio:

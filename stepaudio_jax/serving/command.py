@@ -58,6 +58,8 @@ def define(parser: argparse.ArgumentParser) -> None:
     add("--merge", choices=("ask", "join"), help="ask for one answer (the default), or join those of the windows")
     add("--yarn-factor", type=float, metavar="FACTOR",
         help="so many times the positions, by YaRN, no part of the release")  # fmt: skip
+    add("--mesh", metavar="SIZES", help="how devices share the work, such as data=2,tensor=4: rows over data, heads "
+        "over tensor (default: one CPU; of accelerators all, over tensor as far as the heads go)")  # fmt: skip
     add("--max-choices", type=int, default=default.max_choices, help="replies to a request (default %(default)s)")
     add("--max-requests", type=int, default=default.max_requests,
         help="taken in at a time, those that wait included; others get 429 (default %(default)s)")  # fmt: skip
@@ -87,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
             "--insecure if that is meant"
         )
     _long_audio(args)  # before anything that takes minutes
+    _mesh(args.mesh)
     if args.allow_files and not os.path.isdir(args.allow_files):
         raise ValueError(f"--allow-files {args.allow_files}: no such folder")
     with bind(args.host, args.port) as bound:  # before anything that takes minutes
@@ -154,16 +157,25 @@ def _scenes(folder: Path) -> list[tuple[str, str]]:
 def _load(args: argparse.Namespace):
     """The engine, and the checkpoint's own sampling, which writes as long as it has room where it does not say."""
 
-    from stepaudio_jax import checkpoints
-    from stepaudio_jax.inference import Engine, EngineOptions, SamplingParams, sampling_defaults, serving_dtype
+    from stepaudio_jax.inference import EngineOptions, SamplingParams, load_engine, sampling_defaults
 
     given = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
     if "memory" in given:
         given["memory"] = int(given["memory"] * 2**30)
-    model, tokenizer = checkpoints.load(args.checkpoint, dtype=serving_dtype(), yarn_factor=args.yarn_factor)
-    engine = Engine(model, tokenizer, EngineOptions(**given))
+    options, mesh = EngineOptions(**given), _mesh(args.mesh)
+    engine = load_engine(args.checkpoint, options=options, yarn_factor=args.yarn_factor, mesh=mesh)
     unasked = SamplingParams(max_new_tokens=engine.max_length)
     return engine, sampling_defaults(args.checkpoint, unasked)
+
+
+def _mesh(text: str | None) -> dict[str, int] | None:
+    """"data=2,tensor=4" as sizes by axis."""
+    if text is None:
+        return None
+    try:
+        return {name.strip(): int(size) for name, size in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise ValueError(f'--mesh: expected sizes of axes, such as data=2,tensor=4, found "{text}"') from None
 
 
 def _settings(args: argparse.Namespace, keys: tuple[str, ...], sampling):

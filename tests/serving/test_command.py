@@ -107,6 +107,8 @@ def test_what_does_not_end_in_time_is_cancelled(checkpoint):
     ("flags", "message"),
     [
         (["--host", "0.0.0.0"], "--host 0.0.0.0: anyone who can reach it"),
+        (["--mesh", "8"], '--mesh: expected sizes of axes, such as data=2,tensor=4, found "8"'),
+        (["--merge", "join"], "merge: expected long_audio \"split\" beside it"),
         (["--allow-files", "/nowhere"], "--allow-files /nowhere: no such folder"),
         (["--host", "192.0.2.7", "--insecure"], "--host 192.0.2.7 --port 0: cannot listen there"),
         (["--checkpoint", "/nowhere"], "/nowhere"),
