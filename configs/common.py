@@ -86,3 +86,49 @@ def source(*only: str, weight: float = 1.0) -> ml_collections.ConfigDict:
             "max_records": placeholder(int),
         }
     )
+
+
+def reinforcement() -> ml_collections.ConfigDict:
+    """A run of reinforcement learning by the recipe's numbers (RECIPE §2, §3): all but its model, hardware, prompts."""
+    config = run()
+    config.stage = "rl"
+    config.trainable = ("decoder",)
+    config.steps = 200
+    config.eval_every = 20
+    config.checkpoints.save_every = 10
+    config.optim.schedule = "constant"
+    config.optim.learning_rate = 1e-6
+    config.optim.weight_decay = 0.0
+    config.critic_optim = ml_collections.ConfigDict(config.optim.to_dict() | {"learning_rate": 5e-6})
+
+    config.prompts = ml_collections.ConfigDict()
+    config.prompts.sources = ml_collections.ConfigDict()  # by name: path, weight, reward, accuracy, truth
+
+    rl = config.rl = ml_collections.ConfigDict()
+    rl.prompts = 128  # of an update
+    rl.samples = 16  # replies to each
+    rl.max_new_tokens = 8_192
+    rl.temperature = 1.0
+    rl.top_p = 1.0
+    rl.top_k = 0
+    rl.row_tokens = 10_240  # of a row, prompt and reply
+    rl.rows = 64  # of a batch; an optimizer step takes as many batches as there are
+    rl.sound_rows = 64
+    rl.sound_units = 10_240  # of 80 ms, a row of sound
+    rl.baseline = "critic"  # or "grpo", "rloo", "reinforce++"
+    rl.scale = True  # of grpo: divide by the group's standard deviation
+    rl.gamma = 1.0
+    rl.lam = 1.0
+    rl.whiten = True
+    rl.clip = ml_collections.ConfigDict({"low": 0.2, "high": 0.2, "dual": placeholder(float)})
+    rl.value_clip = 0.2
+    rl.entropy_weight = 0.0
+    rl.aggregation = "token"  # or "sequence"
+    rl.epochs = 1
+    rl.minibatches = 1  # policy steps an epoch
+    rl.critic_minibatches = 12
+    rl.importance = placeholder(float)  # highest weight against the mismatch of sampler and trainer
+    rl.kl = ml_collections.ConfigDict({"weight": 0.0, "estimator": "k3+", "reward": 0.0})
+    rl.overlong = ml_collections.ConfigDict({"weight": 0.0, "buffer": 1_024})
+    rl.engine = ml_collections.ConfigDict({"max_rows": 256, "pages": 0})  # 0: what memory has room for
+    return config

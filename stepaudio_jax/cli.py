@@ -61,7 +61,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         if argv[:1] == [name]:  # the others' imports would take seconds
             define(command)
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command not in ("train", "plan"):
+    if rest and args.command not in ("train", "plan", "rl"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.rest = rest
     return args
@@ -276,6 +276,12 @@ def _miniature(args: argparse.Namespace) -> int:
     return 0
 
 
+def _rl_parser(parser: argparse.ArgumentParser):
+    from stepaudio_jax.rl.command import define
+
+    define(parser)
+
+
 def _convert_parser(parser: argparse.ArgumentParser):
     from checkpoints_convert.command import define
 
@@ -288,6 +294,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "data": (_data_parser, "check a data set, and store it for training"),
     "train": (_train_parser, "train by a config file"),
     "eval": (_eval_parser, "examine a checkpoint on held-out scenes"),
+    "rl": (_rl_parser, "train a policy by reinforcement"),
     "plan": (_plan_parser, "does a config fit a pod, what would it cost, what limits it; without a TPU"),
     "serve": (_serve_parser, "a checkpoint behind OpenAI's protocol"),
     "convert": (_convert_parser, "Hugging Face safetensors to a checkpoint and back; verify, inspect, synth"),

@@ -64,6 +64,7 @@ class Batch(NamedTuple):
         reference model, 0 elsewhere.
       think_tokens: at the first token of each think block that is trained on, how many tokens it has
         (text.Rendered.thinks), 0 elsewhere; for metrics.
+      extra: more [B, T] arrays by name, which an objective reads where a token is predicted: one place before it.
     """
 
     tokens: Int[np.ndarray, "B T"]
@@ -74,6 +75,7 @@ class Batch(NamedTuple):
     audio: AudioInput | None
     reference: Float[np.ndarray, "B T"] | None = None
     think_tokens: Int[np.ndarray, "B T"] | None = None
+    extra: dict[str, np.ndarray] | None = None
 
 
 def encode(conversation: Conversation, tokenizer: Tokenizer, *, length_rule: str = "hf", **render_options) -> Example:
@@ -109,7 +111,8 @@ def collate(
     """One batch of shape [len(rows), length], the examples of a row one after another.
 
     Each chunk of sound goes to the first row of sound that has room for it. Where a row of sound has as many units of
-    80 ms as a row has tokens, there always is: a chunk never needs more units than its span has tokens.
+    80 ms as a row has tokens, there always is: a chunk never needs more units than its span has tokens. Examples that
+    share a chunk, the very same array, share its place: it is encoded once.
 
     Args:
       sound_rows, sound_samples: how many rows of sound, and of how many samples, a multiple of 1,280.
@@ -179,9 +182,12 @@ class _SoundRows:
         self.samples = np.zeros((number, samples), np.float32)
         self.sizes, self.offsets = np.zeros((2, number, self.row_units), np.int32)
         self._used = np.zeros(number, int)
+        self._units: dict[tuple[int, int], int] = {}  # by share and identity of what is there already
 
     def add(self, chunk: np.ndarray, share: int) -> int:
-        """Puts a chunk into a share's rows; gives its first unit, counted over the share."""
+        """Puts a chunk into a share's rows, if it is not there yet; gives its first unit, counted over the share."""
+        if (unit := self._units.get((share, id(chunk)))) is not None:
+            return unit
         need, first = int(units(len(chunk))), share * self.per_share
         free = self.row_units - self._used[first : first + self.per_share]
         if not (fits := np.flatnonzero(free >= need)).size:
@@ -193,7 +199,8 @@ class _SoundRows:
         start = int(self._used[row])
         put(self.samples[row], self.sizes[row], self.offsets[row], start, chunk)
         self._used[row] += need
-        return int(fits[0]) * self.row_units + start
+        self._units[share, id(chunk)] = int(fits[0]) * self.row_units + start
+        return self._units[share, id(chunk)]
 
 
 def bucket(size: int, sizes: Sequence[int]) -> int:

@@ -20,8 +20,8 @@ from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.models.adaptor import Adaptor
 from stepaudio_jax.models.decoder import Decoder
 from stepaudio_jax.models.encoder import AudioEncoder
-from stepaudio_jax.models.layers import AnyArray
-from stepaudio_jax.parallel.collectives import join
+from stepaudio_jax.models.layers import AnyArray, Linear, matmul, whole
+from stepaudio_jax.parallel.collectives import join, shard_of, sum_over
 
 
 class AudioInput(NamedTuple):
@@ -48,6 +48,16 @@ class StepAudio(nnx.Module):
         self.encoder = AudioEncoder(config.audio, rngs, dtype=dtype)
         self.adaptor = Adaptor(config.audio, rngs, dtype=dtype)
         self.decoder = Decoder(config.decoder, rngs, dtype=dtype)
+        self.value_head: Linear | None = nnx.data(None)
+
+    def values(self, hidden: Float[Array, "B T E"]) -> Float[Array, "B T"]:
+        """What a critic expects of the rest from each place on, float32."""
+        head = self.value_head
+        assert head is not None and head.bias is not None
+        shard, shards = shard_of("vocab")  # each has all of the hidden states, and adds up a part of them
+        own = jnp.arange(hidden.shape[-1]) * shards // hidden.shape[-1] == shard
+        parts = matmul(jnp.where(own, hidden.astype(jnp.float32), 0), whole(head.kernel).astype(jnp.float32))
+        return sum_over(parts[..., 0] + head.bias[...][0].astype(jnp.float32) / shards, "vocab")
 
     def encode_mel(
         self,
@@ -111,3 +121,10 @@ class StepAudio(nnx.Module):
     def __call__(self, *args, **kwargs) -> Float[Array, "B T V"]:
         """Float32 logits; arguments as `hidden`."""
         return self.decoder.logits(self.hidden(*args, **kwargs))
+
+
+def make_critic(model: StepAudio, rngs: nnx.Rngs) -> None:
+    """Gives a policy a linear value head in place of its language head; it begins by expecting 0 of everything."""
+    model.value_head = Linear(rngs, (model.config.decoder.hidden_size, 1), ("embed", None), bias=True)
+    model.value_head.kernel[...] = jnp.zeros_like(model.value_head.kernel[...])
+    model.decoder.lm_head = None

@@ -17,16 +17,23 @@ from stepaudio_jax.parallel.collectives import gather_param, max_over, shard_of,
 
 
 class TokenScores(NamedTuple):
-    """Of each token: its log-probability (nats), the logarithm of the softmax's denominator there, and whether none is
-    likelier."""
+    """Of each token: its log-probability (nats), the logarithm of the softmax's denominator there, whether none is
+    likelier, and where asked for the distribution's entropy (nats)."""
 
     log_probs: Float[Array, "B T"]
     log_z: Float[Array, "B T"]
     top: Bool[Array, "B T"]
+    entropy: Float[Array, "B T"] | None = None
 
 
 def token_scores(
-    hidden: Float[Array, "B T E"], head: nnx.Param, targets: Int[AnyArray, "B T"], *, chunks: int = 1
+    hidden: Float[Array, "B T E"],
+    head: nnx.Param,
+    targets: Int[AnyArray, "B T"],
+    *,
+    chunks: int = 1,
+    temperature: float = 1.0,
+    entropy: bool = False,
 ) -> TokenScores:
     """What the logits hidden · headᵀ say of given tokens, without ever holding all [B, T, V] of them.
 
@@ -37,6 +44,8 @@ def token_scores(
     Args:
       head: [V, E].
       chunks: how many.
+      temperature: divides the logits.
+      entropy: compute it too.
 
     Raises:
       ValueError: chunks that do not divide this shard's part of the vocabulary.
@@ -50,26 +59,36 @@ def token_scores(
     wide, wanted = varying((flat.astype(jnp.float32), jnp.asarray(targets).reshape(-1)))
 
     def add(carry, chunk):
-        highest, total, target = carry
+        highest, total, target, weighted = carry
         part, start = chunk
         logits = jnp.matmul(wide.astype(hidden.dtype), gather_param(part, axes).T, preferred_element_type=jnp.float32)
+        if temperature != 1:
+            logits = logits / temperature
         new = jnp.maximum(highest, jax.lax.stop_gradient(logits).max(-1))
-        total = total * jnp.exp(highest - new) + jnp.exp(logits - new[:, None]).sum(-1)
+        shrink, powers = jnp.exp(highest - new), jnp.exp(logits - new[:, None])
+        total = total * shrink + powers.sum(-1)
         here = wanted[:, None] - start == jnp.arange(size)
-        return (new, total, target + jnp.where(here, logits, 0).sum(-1)), None
+        target = target + jnp.where(here, logits, 0).sum(-1)
+        if entropy:
+            weighted = weighted * shrink + (powers * logits).sum(-1)
+        return (new, total, target, weighted), None
 
     zeros = jnp.zeros_like(wide[:, 0])
-    carry = (jnp.full_like(zeros, -jnp.inf), zeros, zeros)
+    carry = (jnp.full_like(zeros, -jnp.inf), zeros, zeros, zeros)
     if chunks == 1:
         carry, _ = add(carry, (table, first))
     else:
         parts = (table.reshape(chunks, size, -1), varying(first + size * jnp.arange(chunks)))
         carry, _ = jax.lax.scan(jax.checkpoint(add, prevent_cse=False), carry, parts)
-    highest, total, target = carry
+    highest, total, target, weighted = carry
     best = max_over(highest, "vocab")
-    total, target = sum_over((total * jnp.exp(highest - best), target), "vocab")
+    shrink = jnp.exp(highest - best)
+    total, target = sum_over((total * shrink, target), "vocab")
     log_z = best + jnp.log(total)
-    return TokenScores(*(x.reshape(targets.shape) for x in (target - log_z, log_z, target >= best)))
+    scores = [target - log_z, log_z, target >= best]
+    if entropy:
+        scores.append(log_z - sum_over(weighted * shrink, "vocab") / total)
+    return TokenScores(*(x.reshape(targets.shape) for x in scores))
 
 
 def next_tokens(

@@ -10,25 +10,32 @@ Shapes: B rows, T tokens, S segments a row has room for.
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from stepaudio_jax.data import Batch
+from stepaudio_jax.models import StepAudio
 from stepaudio_jax.parallel.collectives import shard_of, sum_over
-from stepaudio_jax.training.losses import TokenScores
+from stepaudio_jax.training.losses import TokenScores, token_scores
 
 Sums = dict[str, Array]
 
 
 class Objective(Protocol):
+    def scores(
+        self, model: StepAudio, hidden: Float[Array, "B T E"], targets: Int[Array, "B T"], chunks: int
+    ) -> Any:
+        """What is known of each token from the decoder's hidden states; `chunks`: see `token_scores`."""
+        ...
+
     def count(self, batch: Batch, mask: Bool[Array, "*B T"]) -> Float[Array, ""]:
         """Tokens or pairs of an optimizer step, of which the mean is taken; never 0."""
         ...
 
-    def __call__(self, scores: TokenScores, batch: Batch, mask: Bool[Array, "B T"]) -> tuple[Float[Array, ""], Sums]:
+    def __call__(self, scores: Any, batch: Batch, mask: Bool[Array, "B T"]) -> tuple[Float[Array, ""], Sums]:
         """What is minimised, and what is reported, each summed over all shards."""
         ...
 
@@ -37,8 +44,15 @@ class Objective(Protocol):
         ...
 
 
+class OfTokens:
+    """An objective of the tokens' log-probabilities."""
+
+    def scores(self, model, hidden, targets, chunks) -> TokenScores:
+        return token_scores(hidden, model.decoder.head, targets, chunks=chunks)
+
+
 @dataclasses.dataclass(frozen=True)
-class NextToken:
+class NextToken(OfTokens):
     """Cross-entropy of the trained tokens (R1.5 §3.1, §3.2).
 
     Attributes:
@@ -74,7 +88,7 @@ class NextToken:
 
 
 @dataclasses.dataclass(frozen=True)
-class DPO:
+class DPO(OfTokens):
     """Direct preference optimisation, −log σ(β · margin) (arXiv:2305.18290, equation 7).
 
     A pair is two segments next to each other, the better reply first: 1 and 2, 3 and 4, … The margin is how much more

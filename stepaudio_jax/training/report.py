@@ -30,14 +30,18 @@ STYLE = (
 )
 
 
-def write(workdir: epath.Path, checkpoints: Sequence[int], console: Console) -> None:
+Curves = Sequence[tuple[str, Sequence[str]]]
+
+
+def write(workdir: epath.Path, checkpoints: Sequence[int], console: Console, *, curves: Curves = CURVES) -> None:
     """Writes workdir/report.html. What keeps it from that is told, and no reason for a run to fail.
 
     Args:
       checkpoints: the steps of those that are there.
+      curves: what to plot.
     """
     try:
-        page = render(workdir, checkpoints)
+        page = render(workdir, checkpoints, curves)
         unfinished = workdir / "report.html.unfinished"
         unfinished.write_text(page)
         unfinished.replace(workdir / "report.html")
@@ -47,7 +51,7 @@ def write(workdir: epath.Path, checkpoints: Sequence[int], console: Console) -> 
         console.print(f"no report.html: {error}", markup=False)
 
 
-def render(workdir: epath.Path, checkpoints: Sequence[int]) -> str:
+def render(workdir: epath.Path, checkpoints: Sequence[int], curves: Curves = CURVES) -> str:
     """The page.
 
     Raises:
@@ -62,7 +66,7 @@ def render(workdir: epath.Path, checkpoints: Sequence[int]) -> str:
     last = [(name, f"{value:.4g}") for name, value in steps[-1].items() if name != "step"] if steps else []
     parts = [
         f"<h1>{html.escape(workdir.name)}: {done}</h1>",
-        *(_plot(title, steps, names) for title, names in CURVES),
+        *(_plot(title, steps, names) for title, names in curves),
         *(_plot(f"evaluation: {name}", evals, (name,)) for name in sorted({n for e in evals for n in e} - {"step"})),
         _table("At the last logged step", last),
         _table("What happened", [(f"after step {step}", what) for step, what in events]),

@@ -20,19 +20,19 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from stepaudio_jax.data import Batch
-from stepaudio_jax.kernels import stripe
+from stepaudio_jax.kernels import stripe, unstripe
 from stepaudio_jax.models import AudioInput, StepAudio
 from stepaudio_jax.models.layers import logical_axes, unstack
 from stepaudio_jax.models.lora import MODULES, is_lora
 from stepaudio_jax.parallel import ShardingRules
 from stepaudio_jax.parallel.collectives import sum_over, varying
 from stepaudio_jax.parallel.rules import inside
-from stepaudio_jax.training.losses import TokenScores, next_tokens, token_scores
+from stepaudio_jax.training.losses import next_tokens, token_scores
 from stepaudio_jax.training.objectives import NextToken, Objective, by_segment
 
 Metrics = dict[str, Array]
 
-TRAINABLE = (*MODULES, "lora")
+TRAINABLE = (*MODULES, "lora", "value_head")
 
 
 class TrainState(NamedTuple):
@@ -80,7 +80,7 @@ def split_model(model: StepAudio, trainable: Sequence[str] = MODULES) -> tuple[n
     """The static graph, the parameters to train, and the others.
 
     Args:
-      trainable: modules, and "lora" for the adapters of whatever module.
+      trainable: modules, "value_head" of a critic, and "lora" for the adapters of whatever module.
 
     Raises:
       ValueError: a name that is neither, or "lora" for a model without adapters.
@@ -155,7 +155,8 @@ def batch_specs(rules: ShardingRules, batch: Batch, microbatches: int = 1) -> Ba
     sound = spec("chunks", None)
     audio = None if batch.audio is None else AudioInput(sound, sound, sound, rows)
     reference, think_tokens = (None if x is None else rows for x in (batch.reference, batch.think_tokens))
-    return Batch(rows, rows, rows, rows, rows, audio, reference, think_tokens)
+    extra: Any = None if batch.extra is None else dict.fromkeys(batch.extra, rows)
+    return Batch(rows, rows, rows, rows, rows, audio, reference, think_tokens, extra)
 
 
 def merge(graphdef: nnx.GraphDef, *params: Any, dtype: Any = None) -> StepAudio:
@@ -166,19 +167,17 @@ def merge(graphdef: nnx.GraphDef, *params: Any, dtype: Any = None) -> StepAudio:
     return nnx.merge(graphdef, together)
 
 
-def make_train_step(
+def make_gradients(
     graphdef: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
-    options: StepOptions = StepOptions(),
+    options: StepOptions,
     *,
     rules: ShardingRules | None = None,
     specs: TrainState | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step of an objective. Metrics: loss, accuracy, what else the objective reports, tokens (trained on), filled
-    (tokens with context), think_tokens (mean of the think blocks trained on, nan without any), grad_norm.
+) -> Callable[..., tuple[Metrics, Any]]:
+    """A function of (params, frozen, batch, targets, mask, count): what the objective reports, summed, and the
+    gradients of its mean over `count`, each where its parameter lies.
 
-    Args:
-      rules, specs: the mesh, and where the state's arrays lie in it (`state_specs`); none on a single device.
+    Args: as make_train_step; targets and mask of a batch by `next_tokens`.
     """
     objective = options.objective
 
@@ -187,7 +186,8 @@ def make_train_step(
         if not options.scan_layers:
             model.decoder.layers = unstack(model.decoder.layers)
             model.encoder.layers = unstack(model.encoder.layers)
-        loss, sums = objective(score(model, batch, targets, options), batch, mask)
+        scores = objective.scores(model, hidden_states(model, batch, options), targets, options.vocab_chunks)
+        loss, sums = objective(scores, batch, mask)
         return loss / count, sums
 
     def gradients(params, frozen, batch: Batch, targets, mask, count):
@@ -213,6 +213,41 @@ def make_train_step(
                 (grads, sums), _ = jax.lax.scan(accumulate, (jax.tree.map(jnp.zeros_like, shared), sums), parts)
             return sums, add_up(grads)[0]
 
+    if rules is None or specs is None or not rules.axes:
+        return gradients
+
+    def over_mesh(params, frozen, batch: Batch, targets, mask, count):
+        parts = batch_specs(rules, batch, options.microbatches)
+        if (shards := rules.size(rules.split("length"))) > 1:
+            batch, targets, mask = _striped(batch, targets, mask, shards)
+        compute = jax.shard_map(
+            gradients,
+            mesh=rules.mesh,
+            in_specs=(specs.params, specs.frozen, parts, parts.tokens, parts.tokens, PartitionSpec()),
+            out_specs=(PartitionSpec(), specs.params),
+        )
+        return compute(params, frozen, batch, targets, mask, count)
+
+    return over_mesh
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    options: StepOptions = StepOptions(),
+    *,
+    rules: ShardingRules | None = None,
+    specs: TrainState | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step of an objective. Metrics: loss, accuracy, what else the objective reports, tokens (trained on), filled
+    (tokens with context), think_tokens (mean of the think blocks trained on, nan without any), grad_norm.
+
+    Args:
+      rules, specs: the mesh, and where the state's arrays lie in it (`state_specs`); none on a single device.
+    """
+    objective = options.objective
+    gradients = make_gradients(graphdef, options, rules=rules, specs=specs)
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = jax.tree.map(jnp.asarray, batch)
         targets, mask = next_tokens(batch.tokens, batch.loss_mask)
@@ -220,25 +255,69 @@ def make_train_step(
         counts = {"tokens": mask.sum(), "filled": (batch.segment_ids > 0).sum()}
         if batch.think_tokens is not None:
             counts["think_tokens"] = batch.think_tokens.sum() / (batch.think_tokens > 0).sum()
-        compute: Callable = gradients
-        if rules is not None and specs is not None and rules.axes:
-            parts = batch_specs(rules, batch, options.microbatches)
-            if (shards := rules.size(rules.split("length"))) > 1:
-                batch, targets, mask = _striped(batch, targets, mask, shards)
-            compute = jax.shard_map(
-                gradients,
-                mesh=rules.mesh,
-                in_specs=(specs.params, specs.frozen, parts, parts.tokens, parts.tokens, PartitionSpec()),
-                out_specs=(PartitionSpec(), specs.params),
-            )
-        sums, grads = compute(state.params, state.frozen, batch, targets, mask, count)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = objective.metrics(sums, count) | counts
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return TrainState(params, state.frozen, opt_state, state.step + 1), metrics
+        sums, grads = gradients(state.params, state.frozen, batch, targets, mask, count)
+        state, grad_norm = apply_gradients(optimizer, state, grads)
+        return state, objective.metrics(sums, count) | counts | {"grad_norm": grad_norm}
 
     return step
+
+
+def apply_gradients(
+    optimizer: optax.GradientTransformation, state: TrainState, grads: Any
+) -> tuple[TrainState, Float[Array, ""]]:
+    """(the state one step on, the norm of the gradients)."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, state.frozen, opt_state, state.step + 1), optax.tree.norm(grads)
+
+
+def make_reader(
+    graphdef: nnx.GraphDef,
+    options: StepOptions,
+    read: Callable[..., Any],
+    *,
+    rules: ShardingRules | None = None,
+    specs: TrainState | None = None,
+    whole_rows: bool = False,
+) -> Callable[[TrainState, Batch], Any]:
+    """A function of (state, batch) that looks at a batch without training on it: what `read(model, hidden, batch,
+    targets, mask)` gives, arrays [B, T] of a value a token.
+
+    Args:
+      whole_rows: `read` gives arrays [B, S] that are the same on all shards of a row.
+      rules, specs: as make_train_step.
+    """
+
+    def of_shard(params, frozen, batch: Batch, targets, mask):
+        with inside(rules):
+            compute = jax.tree.map(lambda leaf: leaf.astype(options.compute_dtype), varying(params))
+            model = merge(graphdef, compute, varying(frozen))
+
+            def of_rows(rows):
+                batch, targets, mask = rows
+                return read(model, hidden_states(model, batch, options), batch, targets, mask)
+
+            parts = batch, targets, mask
+            return of_rows(parts) if options.microbatches == 1 else jax.lax.map(of_rows, parts)
+
+    def reader(state: TrainState, batch: Batch) -> Any:
+        batch = jax.tree.map(jnp.asarray, batch)
+        targets, mask = next_tokens(batch.tokens, batch.loss_mask)
+        if rules is None or specs is None or not rules.axes:
+            return of_shard(state.params, state.frozen, batch, targets, mask)
+        parts = batch_specs(rules, batch, options.microbatches)
+        if (shards := rules.size(rules.split("length"))) > 1:
+            batch, targets, mask = _striped(batch, targets, mask, shards)
+        rows = PartitionSpec(*parts.tokens[:-1], None) if whole_rows else parts.tokens
+        in_specs = specs.params, specs.frozen, parts, parts.tokens, parts.tokens
+        found = jax.shard_map(of_shard, mesh=rules.mesh, in_specs=in_specs, out_specs=rows)(
+            state.params, state.frozen, batch, targets, mask
+        )
+        if whole_rows or shards == 1:
+            return found
+        return jax.tree.map(lambda x: unstripe(x, shards, axis=x.ndim - 1), found)
+
+    return reader
 
 
 def make_segment_scores(
@@ -253,38 +332,16 @@ def make_segment_scores(
     Args: as make_train_step.
     """
 
-    def of_shard(params, frozen, batch: Batch, targets, mask):
-        with inside(rules):
-            compute = jax.tree.map(lambda leaf: leaf.astype(options.compute_dtype), varying(params))
-            model = merge(graphdef, compute, varying(frozen))
+    def read(model, hidden, batch, targets, mask):
+        scores = token_scores(hidden, model.decoder.head, targets, chunks=options.vocab_chunks)
+        return sum_over(by_segment(jnp.where(mask, scores.log_probs, 0), batch.segment_ids), "length")
 
-            def of_rows(rows):
-                batch, targets, mask = rows
-                log_probs = jnp.where(mask, score(model, batch, targets, options).log_probs, 0)
-                return sum_over(by_segment(log_probs, batch.segment_ids), "length")
-
-            parts = batch, targets, mask
-            return of_rows(parts) if options.microbatches == 1 else jax.lax.map(of_rows, parts)
-
-    def segment_scores(state: TrainState, batch: Batch) -> Float[Array, "*M B S"]:
-        batch = jax.tree.map(jnp.asarray, batch)
-        targets, mask = next_tokens(batch.tokens, batch.loss_mask)
-        compute = of_shard
-        if rules is not None and specs is not None and rules.axes:
-            parts = batch_specs(rules, batch, options.microbatches)
-            if (shards := rules.size(rules.split("length"))) > 1:
-                batch, targets, mask = _striped(batch, targets, mask, shards)
-            rows = PartitionSpec(*parts.tokens[:-1], None)
-            in_specs = specs.params, specs.frozen, parts, parts.tokens, parts.tokens
-            compute = jax.shard_map(of_shard, mesh=rules.mesh, in_specs=in_specs, out_specs=rows)
-        return compute(state.params, state.frozen, batch, targets, mask)
-
-    return segment_scores
+    return make_reader(graphdef, options, read, rules=rules, specs=specs, whole_rows=True)
 
 
-def score(model: StepAudio, batch: Batch, targets: Int[Array, "B T"], options: StepOptions) -> TokenScores:
-    """What a model says of each token of a batch."""
-    hidden = model.hidden(
+def hidden_states(model: StepAudio, batch: Batch, options: StepOptions) -> Float[Array, "B T E"]:
+    """The decoder's, of a batch."""
+    return model.hidden(
         batch.tokens,
         batch.positions,
         batch.segment_ids,
@@ -292,7 +349,6 @@ def score(model: StepAudio, batch: Batch, targets: Int[Array, "B T"], options: S
         remat=options.remat,
         length_rule=options.length_rule,
     )
-    return token_scores(hidden, model.decoder.head, targets, chunks=options.vocab_chunks)
 
 
 def _striped(batch: Batch, targets: Array, mask: Array, shards: int) -> tuple[Batch, Array, Array]:

@@ -12,8 +12,8 @@ import pytest
 from stepaudio_jax import miniature, training
 from stepaudio_jax.data import Batch, Example, collate, encode
 from stepaudio_jax.text import Audio, Conversation, assistant, human
-from stepaudio_jax.training.losses import next_tokens
-from stepaudio_jax.training.step import score
+from stepaudio_jax.training.losses import next_tokens, token_scores
+from stepaudio_jax.training.step import hidden_states
 from tests import small
 
 SOUND = 1_280
@@ -51,7 +51,8 @@ def rows(layout) -> Batch:
 
 @jax.jit
 def scores(batch: Batch, targets):
-    return score(small.model(scale=1.0), batch, targets, training.StepOptions())
+    model = small.model(scale=1.0)
+    return token_scores(hidden_states(model, batch, training.StepOptions()), model.decoder.head, targets)
 
 
 def log_probs(batch: Batch) -> list[np.ndarray]:

@@ -1,0 +1,40 @@
+"""Reinforcement learning with verified rewards on the miniature world, from a tiny policy that is right half the time.
+
+The recipe of configs/rlvr_33b.py in small: rewards 0.8 for the right answer and 0.2 for reasoning (R1 §4.1), PPO with a
+critic, one policy step a rollout.
+
+Run:       stepaudio rl train --config=configs/rlvr_tiny.py --workdir=… --config.init=CHECKPOINT
+Hardware:  two CPU cores
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = common.reinforcement()
+    config.model = "tiny"
+    config.scan_layers = False
+    config.steps = 40
+    config.eval_every = 10
+    config.save_dtype = "float32"
+    config.optim.learning_rate = 1e-4
+    config.optim.warmup_steps = 2
+    config.critic_optim.learning_rate = 3e-4
+    config.critic_optim.warmup_steps = 4
+
+    config.prompts.miniature = ml_collections.ConfigDict(
+        {"kinds": (), "max_events": 3, "text_share": 0.0, "reward": "audio", "accuracy": "exact"}
+    )
+    rl = config.rl
+    rl.prompts = 16
+    rl.samples = 8
+    rl.max_new_tokens = 96
+    rl.row_tokens = 160
+    rl.rows = 32
+    rl.sound_rows = 8
+    rl.sound_units = 64
+    rl.critic_minibatches = 4
+    rl.engine.max_rows = 64
+    return config

@@ -1,0 +1,155 @@
+"""A model that is trained on rollouts: its state, and the compiled passes over batches of them.
+
+An optimizer step is a sum over as many batches of one shape as a rollout fills: gradients are added up batch by batch,
+then applied. Every pass runs over the mesh as the supervised step does (training/step.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from stepaudio_jax.data.examples import Batch
+from stepaudio_jax.models import StepAudio
+from stepaudio_jax.parallel import ShardingRules
+from stepaudio_jax.training.losses import next_tokens, token_scores
+from stepaudio_jax.training.step import (
+    StepOptions,
+    TrainState,
+    apply_gradients,
+    batch_specs,
+    init_state,
+    make_gradients,
+    make_reader,
+    merge,
+    state_specs,
+)
+
+Read = Callable[..., dict[str, jax.Array]]
+
+
+class Learner:
+    """
+    Attributes:
+      state: parameters and the optimizer's state.
+      options: how a pass is computed.
+    """
+
+    def __init__(
+        self,
+        model: StepAudio,
+        optimizer: optax.GradientTransformation,
+        options: StepOptions,
+        read: Read,
+        *,
+        trainable: Sequence[str],
+        rules: ShardingRules,
+    ):
+        """
+        Args:
+          model: of shapes, or of arrays, which are not looked at: `begin` takes those.
+          read: of a batch without training on it, see `training.step.make_reader`.
+        """
+        self.graphdef = nnx.graphdef(model)
+        self.options, self.rules, self._optimizer, self._trainable = options, rules, optimizer, trainable
+        abstract = jax.eval_shape(lambda: nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+        shapes = nnx.merge(self.graphdef, abstract)
+        _, self._shapes = init_state(shapes, optimizer, trainable=trainable, frozen_dtype=options.compute_dtype)
+        self.specs = state_specs(rules, shapes, optimizer, self._shapes)
+        shardings = rules.shardings(self.specs)
+        gradients = make_gradients(self.graphdef, options, rules=rules, specs=self.specs)
+
+        def accumulate(params, frozen, total, batch):
+            batch = jax.tree.map(jnp.asarray, batch)
+            targets, mask = next_tokens(batch.tokens, batch.loss_mask)
+            sums, grads = gradients(params, frozen, batch, targets, mask, jnp.ones((), jnp.float32))
+            return jax.tree.map(jnp.add, total, grads), sums
+
+        everywhere = NamedSharding(rules.mesh, PartitionSpec())
+        self.accumulate_fn = accumulate
+        self.read_fn = make_reader(self.graphdef, options, read, rules=rules, specs=self.specs)
+        self._accumulate = jax.jit(accumulate, donate_argnums=2, out_shardings=(shardings.params, everywhere))
+        self._apply = jax.jit(
+            lambda state, grads: apply_gradients(optimizer, state, grads),
+            donate_argnums=(0, 1),
+            out_shardings=(shardings, everywhere),
+        )
+        self._zeros = jax.jit(
+            lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), self._shapes.params),
+            out_shardings=shardings.params,
+        )
+        self._read = jax.jit(self.read_fn, out_shardings=everywhere)
+
+    def begin(self, model: StepAudio) -> Learner:
+        """A fresh state of a model's arrays, which lie where the rules put them."""
+
+        def start(params):
+            made = nnx.merge(self.graphdef, params)
+            dtype = self.options.compute_dtype
+            return init_state(made, self._optimizer, trainable=self._trainable, frozen_dtype=dtype)[1]
+
+        shardings = self.rules.shardings(self.specs)
+        self.state: TrainState = jax.jit(start, out_shardings=shardings)(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+        return self
+
+    def read(self, batches: Sequence[Batch], state: TrainState | None = None) -> list[dict[str, np.ndarray]]:
+        """What `read` says of each batch, [B, T] arrays on the host of every process; of other parameters if given."""
+        state = (state or self.state)._replace(opt_state=None)
+        return [jax.device_get(self._read(state, self.place(batch))) for batch in batches]
+
+    def step(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """One optimizer step on all of them; what the objective reports, and the norm of the gradients."""
+        total, sums = self._zeros(), []
+        for batch in batches:
+            total, part = self._accumulate(self.state.params, self.state.frozen, total, self.place(batch))
+            sums.append(part)
+        self.state, norm = self._apply(self.state, total)
+        found = jax.device_get(sums)
+        return {name: float(sum(part[name] for part in found)) for name in found[0]} | {"grad_norm": float(norm)}
+
+    def place(self, batch: Batch) -> Batch:
+        """A batch that every process has whole, over the devices."""
+        if self.rules.mesh.size == 1:
+            return batch
+        shardings = self.rules.shardings(batch_specs(self.rules, batch))
+        return jax.tree.map(
+            lambda x, sharding: jax.make_array_from_callback(np.shape(x), sharding, lambda at: np.asarray(x)[at]),
+            batch,
+            shardings,
+        )
+
+    def model(self, dtype: Any = None) -> StepAudio:
+        """With the present parameters."""
+        return merge(self.graphdef, self.state.params, self.state.frozen, dtype=dtype)
+
+    def abstract_state(self) -> TrainState:
+        """Shapes with their shardings, as a checkpoint is restored by."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            self._shapes,
+            self.rules.shardings(self.specs),
+        )
+
+
+def read_policy(temperature: float, chunks: int) -> Read:
+    """Log-probability and entropy of each token that is to be predicted."""
+
+    def read(model, hidden, batch, targets, mask):
+        scores = token_scores(
+            hidden, model.decoder.head, targets, chunks=chunks, temperature=temperature, entropy=True
+        )
+        return {"log_probs": scores.log_probs, "entropy": scores.entropy}
+
+    return read
+
+
+def read_critic(model, hidden, batch, targets, mask):
+    """What is expected from each place on."""
+    return {"values": model.values(hidden)}

@@ -1,0 +1,383 @@
+"""The RL trainer: a config in, a checkpoint folder out. Ended at any moment, it goes on where it was.
+
+An update is a function of the state before it: prompts come from (seed, update), every reply has a seed of its own, and
+the engine writes the same whatever runs beside. So a run that was killed goes on from its last checkpoint to the same
+bits, and of the rollout it was in nothing is written twice: finished replies lie in rollouts/NNNNNN.jsonl.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from stepaudio_jax import checkpoints
+from stepaudio_jax.audio.rows import UNIT_SAMPLES
+from stepaudio_jax.checkpoints import Retention, RunCheckpoints
+from stepaudio_jax.config import StepAudioConfig
+from stepaudio_jax.inference import Engine, EngineOptions, Request, SamplingParams
+from stepaudio_jax.models import StepAudio, make_critic
+from stepaudio_jax.parallel import ShardingRules, make_mesh
+from stepaudio_jax.rl import ppo
+from stepaudio_jax.rl.learner import Learner, read_critic, read_policy
+from stepaudio_jax.rl.losses import Clip
+from stepaudio_jax.rl.objectives import CriticLoss, PolicyLoss
+from stepaudio_jax.rl.prompts import Prompts, prompts_of
+from stepaudio_jax.rl.rollout import Layout, Prompt, Sampled, rollout, to_example
+from stepaudio_jax.training import report
+from stepaudio_jax.training.changes import check_unchanged, written
+from stepaudio_jax.training.configs import Config
+from stepaudio_jax.training.initial import check_init, init_model, lora_config, new_model
+from stepaudio_jax.training.loop import whole_modules
+from stepaudio_jax.training.metrics import MetricsLog
+from stepaudio_jax.training.optimizer import make_optimizer
+from stepaudio_jax.training.signals import Interrupts, Stopped
+from stepaudio_jax.training.sources import run_tokenizer
+from stepaudio_jax.training.step import StepOptions, TrainState
+
+Score = Callable[[Sequence[Prompt], Sequence[Sampled]], tuple[np.ndarray, np.ndarray, dict[str, float]]]
+"""(rewards [N] float32, which of them there are [N] bool, what there is to say) of replies, each with its prompt."""
+
+Evaluate = Callable[[Engine], dict[str, float]]
+
+PHASES = ("rollout", "reward", "learn", "hand over")
+
+
+def train(
+    config: Config,
+    workdir: epath.PathLike,
+    score: Score,
+    *,
+    evaluate: Evaluate | None = None,
+    allow_change: Sequence[str] = (),
+) -> epath.Path:
+    """Trains by a config such as configs/rlvr_tiny.py, or goes on with the run that lies there: writes
+    `workdir/checkpoint`. Beside it lies what a supervised run writes (training.train), and rollouts/.
+
+    Args:
+      score: rewards of a rollout.
+      evaluate: called with the engine every `config.eval_every` updates, and before the first.
+      allow_change: keys of the config that may differ from those the run was begun with.
+
+    Raises:
+      as `training.train`; ValueError: a field of `rl` that cannot be used.
+    """
+    workdir = epath.Path(workdir)
+    with Interrupts() as interrupts:
+        check_unchanged(config, workdir / "config.json", allow_change)
+        if not config.init:
+            raise ValueError("config.init: a policy to begin with is needed; name a checkpoint")
+        check_init(config)
+        run = _Run(config, workdir, score, evaluate, interrupts)
+        if (workdir / "checkpoint").exists() and run.done >= config.steps:
+            return workdir / "checkpoint"
+        try:
+            run.updates()
+            run.export()
+        except Stopped as stopped:
+            run.tell(f"{stopped} after update {run.done}; the same command goes on from there")
+            raise
+        finally:
+            run.close()
+    return workdir / "checkpoint"
+
+
+class _Run:
+    """What the updates of a run share.
+
+    Attributes:
+      done: updates so far.
+    """
+
+    def __init__(self, config: Config, workdir: epath.Path, score: Score, evaluate: Evaluate | None, interrupts):
+        self.config, self.workdir, self.score, self.evaluate = config, workdir, score, evaluate
+        self.interrupts, self.console = interrupts, Console(stderr=True, quiet=jax.process_index() > 0)
+        self.lora, rules = lora_config(config), ShardingRules(make_mesh(config.mesh))
+        self.ppo = ppo_of(config)
+        self.tokenizer, tokenizer_json = run_tokenizer(config)
+        self.prompts: Prompts = prompts_of(config)
+        self.layout = layout_of(config, rules)
+        self.policy = policy_of(config, rules).begin(init_model(config, rules))
+        self.critic = None
+        if self.ppo.baseline == "critic":
+            self.critic = critic_of(config, rules).begin(as_critic(init_model(config, rules), config.seed))
+        held = config.rl.kl.weight or config.rl.kl.reward
+        self.reference = jax.tree.map(jnp.copy, self.policy.state) if held else None
+        self.saved = RunCheckpoints(
+            workdir / "checkpoints",
+            self.policy.model(),
+            tokenizer_json,
+            generation=config.generation.to_dict(),
+            texts={checkpoints.LORA: checkpoints.describe(self.lora, config.init, whole_modules(config))}
+            if self.lora
+            else None,
+            retention=Retention(**{k: v for k, v in config.checkpoints.items() if k != "save_every"}),
+        )
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(written(config))
+        (workdir / "rollouts").mkdir(parents=True, exist_ok=True)
+        self.saved.clear()
+        self.done = self._restore()
+        self.log = MetricsLog(workdir, after=self.done)
+        self.engine = Engine(self._served(), self.tokenizer, engine_options(config), rules=rules)
+        self.sampling = SamplingParams(
+            temperature=config.rl.temperature,
+            top_p=config.rl.top_p,
+            top_k=config.rl.top_k,
+            max_new_tokens=config.rl.max_new_tokens,
+        )
+        self.begun = time.monotonic()
+
+    def updates(self):
+        columns = (TextColumn("{task.fields[phase]}"), BarColumn(), MofNCompleteColumn(),
+                   TextColumn("{task.fields[about]}"), TimeElapsedColumn(), TextColumn("left"),
+                   TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as self.progress:
+            whole = {"total": self.config.steps, "completed": self.done}
+            self.bar = self.progress.add_task("", phase="update", about="", **whole)
+            self.phase_bar = self.progress.add_task("", total=1, phase="", about="", visible=False)
+            if self.done == 0:
+                self._look()
+            while self.done < self.config.steps:
+                with self.interrupts.breakable():
+                    metrics = self._update(self.done)
+                self.done += 1
+                self.interrupts.nothing_to_lose = False
+                self._tell(metrics)
+                stopped = self.interrupts.stop_after(self.done)
+                due = self.done % self.config.checkpoints.save_every == 0 or self.done == self.config.steps
+                if due or stopped:
+                    self._save()
+                if stopped:
+                    raise stopped
+                if self.done % self.config.eval_every == 0:
+                    self._look()
+
+    def export(self):
+        """The finished policy, as `workdir/checkpoint`."""
+        self.saved.wait()
+        path, rest = self.workdir / "checkpoint", {"generation": self.config.generation.to_dict(), "overwrite": True}
+        text, dtype = self.tokenizer.backend.to_str(), jnp.dtype(self.config.save_dtype)
+        if self.lora is None:
+            checkpoints.save(path, self.policy.model(dtype), text, **rest)
+        else:
+            base, modules = self.config.init, whole_modules(self.config)
+            checkpoints.save_adapters(path, self.policy.model(), self.lora, text, base=base, modules=modules, **rest)
+
+    def close(self):
+        self.log.close()
+        self.saved.wait()
+        if jax.process_index() == 0:
+            report.write(self.workdir, self.saved.steps(), self.console, curves=CURVES)
+
+    def tell(self, what: str):
+        self.console.print(what, soft_wrap=True, markup=False, highlight=False)
+        self.log.log({"step": self.done, "event": what})
+
+    def _update(self, number: int) -> dict[str, float]:
+        """From the state after so many updates to the next."""
+        config, seconds = self.config, {}
+        prompts = self.prompts(number)
+        journal = self.workdir / "rollouts" / f"{number:06d}.jsonl"
+        count = len(prompts) * self.ppo.samples
+        with self._phase("rollout", seconds, count) as advance:
+            sampled = rollout(
+                self.engine, prompts, self.ppo.samples, self.sampling, (config.seed, number),
+                journal=journal, progress=lambda _: advance(),
+            )  # fmt: skip
+        with self._phase("reward", seconds):
+            asked = [prompts[each.prompt] for each in sampled]
+            scores, valid, about = self.score(asked, sampled)
+            scores = scores - overlong(sampled, config.rl.max_new_tokens, config.rl.overlong)
+        with self._phase("learn", seconds):
+            prepared = [self.engine.prepare(Request(prompt.conversation)) for prompt in prompts]
+            examples = [to_example(s, prepared[s.prompt]) for s in sampled]
+            whole = ppo.Rollout(sampled, examples, scores.astype(np.float32), valid)
+            metrics = ppo.update(whole, self.ppo, self.layout, self.policy, self.critic, self.reference)
+        with self._phase("hand over", seconds):
+            self.engine.update(self._served())
+        journal.unlink(missing_ok=True)
+        written_tokens = sum(len(each.token_ids) for each in sampled)
+        return (
+            metrics
+            | about
+            | about_replies(self.tokenizer, asked, sampled, scores, valid)
+            | {f"seconds/{name}": value for name, value in seconds.items()}
+            | {"rollout_tokens_per_second": written_tokens / max(seconds["rollout"], 1e-9)}
+        )
+
+    @contextlib.contextmanager
+    def _phase(self, name: str, seconds: dict[str, float], count: int = 1) -> Iterator[Callable[[], None]]:
+        start = time.monotonic()
+        self.progress.update(self.phase_bar, total=count, completed=0, phase=f"  {name}", visible=True)
+        yield lambda: self.progress.advance(self.phase_bar)
+        self.progress.update(self.phase_bar, visible=False)
+        seconds[name] = time.monotonic() - start
+
+    def _tell(self, metrics: dict[str, float]):
+        values = {"step": self.done, "seconds": time.monotonic() - self.begun} | metrics
+        self.log.log(values)
+        about = f"reward {values['reward']:.3f}  think {values['think_tokens']:.0f} tokens"
+        self.progress.update(self.bar, completed=self.done, about=about)
+        if not self.console.is_terminal:
+            self.console.print(
+                f"update {self.done}/{self.config.steps}  {about}  {sum(values[f'seconds/{p}'] for p in PHASES):.1f} s",
+                highlight=False,
+            )
+
+    def _look(self):
+        if self.evaluate is None:
+            return
+        with self.interrupts.breakable():
+            scores = self.evaluate(self.engine)
+        self.log.log({"step": self.done} | scores)
+        if self.saved.path(self.done).exists():
+            self.saved.note(self.done, scores)
+        self.console.print(f"after {self.done}: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+
+    def _served(self):
+        """The policy as the engine has it."""
+        return self.policy.model(jnp.dtype(self.config.compute_dtype))
+
+    def _train_state(self, policy: TrainState, critic: TrainState | None) -> tuple:
+        return (policy.opt_state, policy.step, critic and (critic.params, critic.opt_state, critic.step))
+
+    def _save(self):
+        policy, critic = self.policy.state, self.critic and self.critic.state
+        if self.done and not self.saved.steps() and policy.frozen and not self.lora:
+            self.saved.save_frozen(policy.frozen)
+        self.saved.save(
+            self.done,
+            policy.params,
+            self._train_state(policy, critic),
+            frozen=bool(policy.frozen) and not self.lora,
+            about={},
+            config=written(self.config),
+        )
+
+    def _restore(self) -> int:
+        """The newest checkpoint's state, if there is one. Returns its number of updates."""
+        policy, critic = self.policy.abstract_state(), self.critic and self.critic.abstract_state()
+        restored = self.saved.restore(
+            policy.params, {} if self.lora else policy.frozen, self._train_state(policy, critic)
+        )
+        if restored is None:
+            return 0
+        opt_state, step, of_critic = restored.train
+        self.policy.state = TrainState(restored.params, self.policy.state.frozen, opt_state, step)
+        if self.critic is not None:
+            params, *rest = of_critic
+            self.critic.state = TrainState(params, self.critic.state.frozen, *rest)
+        self.console.print(f"goes on after update {restored.step}")
+        return restored.step
+
+
+CURVES = (
+    ("reward", ("reward", "reward/")),
+    ("length of replies, tokens", ("think_tokens", "reply_tokens")),
+    ("entropy", ("entropy",)),
+    ("KL", ("kl_to_reference", "kl_to_old")),
+    ("share that was clipped, cut off, or had no reward", ("clip_fraction", "truncated", "without_reward")),
+    ("critic", ("critic/loss", "explained_variance")),
+    ("seconds by phase", ("seconds/",)),
+)
+
+
+def ppo_of(config: Config) -> ppo.PPO:
+    """Raises ValueError: a field that cannot be used."""
+    rl = config.rl
+    same = {field.name for field in dataclasses.fields(ppo.PPO)} - {"kl_reward"}
+    return ppo.PPO(**{name: rl[name] for name in same}, kl_reward=rl.kl.reward)
+
+
+def layout_of(config: Config, rules: ShardingRules) -> Layout:
+    rl = config.rl
+    sizes = {"batch": ("rl.rows", rl.rows), "length": ("rl.row_tokens", rl.row_tokens)}
+    rules.check(StepAudioConfig.preset(config.model), sizes)
+    shards = rules.size(rules.split("batch"))
+    return Layout(rl.rows, rl.row_tokens, rl.sound_rows, rl.sound_units * UNIT_SAMPLES, shards)
+
+
+def step_options(config: Config, objective: Any) -> StepOptions:
+    return StepOptions(
+        remat=config.remat,
+        scan_layers=config.scan_layers,
+        compute_dtype=jnp.dtype(config.compute_dtype),
+        vocab_chunks=config.vocab_chunks,
+        objective=objective,
+    )
+
+
+def policy_of(config: Config, rules: ShardingRules) -> Learner:
+    """Of shapes; `begin` gives it weights."""
+    rl = config.rl
+    objective = PolicyLoss(Clip(**rl.clip), rl.kl.weight, rl.kl.estimator, rl.entropy_weight, rl.temperature)
+    steps = config.steps * rl.epochs * rl.minibatches
+    return Learner(
+        nnx.eval_shape(lambda: new_model(config)),
+        make_optimizer(config.optim, steps),
+        step_options(config, objective),
+        read_policy(rl.temperature, config.vocab_chunks),
+        trainable=config.trainable,
+        rules=rules,
+    )
+
+
+def critic_of(config: Config, rules: ShardingRules) -> Learner:
+    """The policy with a value head in place of its language head (RECIPE §3), of shapes."""
+    return Learner(
+        nnx.eval_shape(lambda: as_critic(new_model(config), config.seed)),
+        make_optimizer(config.critic_optim, config.steps * config.rl.critic_minibatches),
+        step_options(config, CriticLoss(config.rl.value_clip)),
+        read_critic,
+        trainable=("decoder", "value_head"),
+        rules=rules,
+    )
+
+
+def as_critic(model: StepAudio, seed: int) -> StepAudio:
+    make_critic(model, nnx.Rngs(seed))
+    return model
+
+
+def engine_options(config: Config) -> EngineOptions:
+    rl = config.rl
+    return EngineOptions(max_rows=rl.engine.max_rows, max_length=rl.row_tokens, pages=rl.engine.pages or None)
+
+
+def overlong(sampled: Sequence[Sampled], most: int, options: Config) -> np.ndarray:
+    """A penalty that grows over the last `buffer` tokens before the limit up to `weight` (arXiv:2503.14476, §3.4)."""
+    if not options.weight:
+        return np.zeros(len(sampled), np.float32)
+    lengths = np.array([len(each.token_ids) for each in sampled])
+    return (options.weight * np.clip((lengths - (most - options.buffer)) / options.buffer, 0, 1)).astype(np.float32)
+
+
+def about_replies(
+    tokenizer, prompts: Sequence[Prompt], sampled: Sequence[Sampled], scores: np.ndarray, valid: np.ndarray
+) -> dict[str, float]:
+    """What people look at: rewards by source, lengths, what was cut off, what had no reward."""
+    by_source = collections.defaultdict(list)
+    for prompt, value, ok in zip(prompts, scores, valid, strict=True):
+        if ok:
+            by_source[prompt.source].append(float(value))
+    thinks = [len(tokenizer.encode(each.think)) for each in sampled]
+    means = {f"reward/{name}": float(np.mean(values)) for name, values in sorted(by_source.items())}
+    return means | {
+        "reward": float(np.mean(scores[valid])) if valid.any() else float("nan"),
+        "without_reward": float(np.mean(~valid)),
+        "think_tokens": float(np.mean(thinks)),
+        "reply_tokens": float(np.mean([len(each.token_ids) for each in sampled])),
+        "truncated": float(np.mean([each.truncated for each in sampled])),
+    }

@@ -1,0 +1,274 @@
+"""Rollouts: replies of the present policy to prompts, several each, by the engine; and their way into rows of tokens.
+
+The engine is deterministic for a seed whatever else runs beside, so a rollout that was cut off goes on where it was:
+what has been written of it lies in a journal, and the rest is written as it would have been. (Of the sampler's
+log-probabilities the last bits depend on what is computed together; the trainer computes its own.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from stepaudio_jax.audio.rows import UNIT_SAMPLES, units
+from stepaudio_jax.data import Example, collate
+from stepaudio_jax.data.examples import Batch
+from stepaudio_jax.inference import Engine, Finished, Prepared, Request, SamplingParams
+from stepaudio_jax.rl.rewards import AnyReward
+from stepaudio_jax.text import Conversation, Rendered
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A question that the policy is to answer.
+
+    Attributes:
+      conversation: without the reply.
+      truth: what the reward compares with.
+      source: name of the data set, for metrics.
+      reward: of its replies.
+      extra: the record's other columns.
+    """
+
+    conversation: Conversation
+    truth: Any
+    source: str
+    reward: AnyReward
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """A reply to a prompt: number `sample` of those to number `prompt`.
+
+    Attributes:
+      token_ids: of the reply, the one that ended it included.
+      log_probs: as the sampler had them; None for a forced token, which the policy did not choose.
+      complete: the think block was closed. truncated: cut off at its length.
+    """
+
+    prompt: int
+    sample: int
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float | None, ...]
+    think: str
+    answer: str
+    complete: bool
+    truncated: bool
+
+
+def rollout(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    samples: int,
+    sampling: SamplingParams,
+    seed: Sequence[int],
+    *,
+    journal: epath.Path | None = None,
+    progress: Callable[[Sampled], None] = lambda sampled: None,
+) -> list[Sampled]:
+    """So many replies to each prompt, prompt by prompt.
+
+    Args:
+      sampling: of all; each reply has a seed of its own.
+      seed: what the seeds are drawn from, with the numbers of prompt and reply.
+      journal: a file of the replies that are finished. One that is there already is believed.
+      progress: is told of each reply, also of those from the journal.
+    """
+    done = {(each.prompt, each.sample): each for each in _read(journal)}
+    for each in done.values():
+        progress(each)
+
+    def requests() -> Iterator[Request]:
+        for prompt in range(len(prompts)):
+            for sample in range(samples):
+                if (prompt, sample) not in done:
+                    own = int(np.random.SeedSequence((*seed, prompt, sample)).generate_state(1)[0])
+                    params = dataclasses.replace(sampling, seed=own)
+                    yield Request(prompts[prompt].conversation, params, id=f"{prompt}/{sample}")
+
+    for event in engine.generate(requests()):
+        if isinstance(event, Finished):
+            sampled = _sampled(event)
+            done[sampled.prompt, sampled.sample] = sampled
+            if journal is not None:
+                _append(journal, sampled)
+            progress(sampled)
+    return [done[prompt, sample] for prompt in range(len(prompts)) for sample in range(samples)]
+
+
+def _sampled(event: Finished) -> Sampled:
+    completion = event.completion
+    prompt, sample = map(int, completion.request_id.split("/"))
+    return Sampled(
+        prompt,
+        sample,
+        completion.token_ids,
+        completion.log_probs,
+        completion.think,
+        completion.answer,
+        completion.complete,
+        completion.finish_reason == "length",
+    )
+
+
+def _append(journal: epath.Path, sampled: Sampled):
+    with journal.open("a") as file:
+        file.write(json.dumps(dataclasses.asdict(sampled)) + "\n")
+
+
+def _read(journal: epath.Path | None) -> Iterable[Sampled]:
+    """The whole lines of a journal; the last one may have been cut off."""
+    if journal is None or not journal.exists():
+        return
+    text = journal.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        journal.write_text(whole)
+    for line in whole.splitlines():
+        values = json.loads(line)
+        lists = {name: tuple(values[name]) for name in ("token_ids", "log_probs")}
+        yield Sampled(**(values | lists))
+
+
+def to_example(sampled: Sampled, prompt: Prepared) -> Example:
+    """Prompt and reply as a row's example; trained are the tokens that the policy chose."""
+    reply = np.asarray(sampled.token_ids, np.int32)
+    chosen = np.array([log_prob is not None for log_prob in sampled.log_probs], bool)
+    tokens = np.concatenate([prompt.token_ids, reply])
+    mask = np.concatenate([np.zeros(len(prompt.token_ids), bool), chosen])
+    return Example(Rendered(tokens, mask, prompt.spans), prompt.chunks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Shapes of a batch of rollouts.
+
+    Attributes:
+      rows: of a batch. length: tokens of a row. sound_rows, sound_samples: rows of sound that go with it, and their
+        samples.
+      shards: equal shares of the rows over a mesh.
+    """
+
+    rows: int
+    length: int
+    sound_rows: int
+    sound_samples: int
+    shards: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """A batch, and of each segment in it which sample it is: [rows][segments] of numbers into the samples."""
+
+    batch: Batch
+    items: tuple[tuple[int, ...], ...]
+
+    def spread(self, values: Sequence[Sequence[float]], lengths: Sequence[int]) -> np.ndarray:
+        """Numbers of each sample's reply tokens, in the places before them, where they are predicted; 0 elsewhere.
+
+        Args:
+          lengths: tokens of each sample, prompt included.
+        """
+        placed = np.zeros(self.batch.tokens.shape, np.float32)
+        for row, items in enumerate(self.items):
+            end = 0
+            for item in items:
+                end += lengths[item]
+                placed[row, end - len(values[item]) - 1 : end - 1] = values[item]
+        return placed
+
+    def segments(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """One number of each sample, [rows, S], segment 1 first; 0 where there is no segment."""
+        most = max(1, *map(len, self.items))
+        return np.array([[*(values[i] for i in items), *[0] * (most - len(items))] for items in self.items], np.float32)
+
+
+class _SoundRoom:
+    """What sound a share of a batch still has room for, in whatever order it will be laid out."""
+
+    def __init__(self, rows: int, row_units: int):
+        self._rows, self._row_units = rows, row_units
+        self._units: dict[int, int] = {}  # by identity of a chunk
+
+    def fits(self, chunks: Sequence[np.ndarray]) -> bool:
+        needed = list((self._units | self._needs(chunks)).values())
+        # First fit finds a row as long as one is left with room for the largest chunk.
+        spare = max(needed, default=1) - 1
+        return sum(needed) <= max(self._row_units * (self._rows > 0), self._rows * (self._row_units - spare))
+
+    def add(self, chunks: Sequence[np.ndarray]):
+        self._units |= self._needs(chunks)
+
+    def _needs(self, chunks: Sequence[np.ndarray]) -> dict[int, int]:
+        return {id(chunk): int(units(len(chunk))) for chunk in chunks}
+
+
+class _Filling:
+    """A batch that is being filled."""
+
+    def __init__(self, layout: Layout):
+        self.rows: list[list[int]] = [[] for _ in range(layout.rows)]
+        self._room = [layout.length] * layout.rows
+        each = layout.sound_rows // layout.shards, layout.sound_samples // UNIT_SAMPLES
+        self._sound = [_SoundRoom(*each) for _ in range(layout.shards)]
+        self._shards = layout.shards
+
+    def take(self, number: int, example: Example) -> bool:
+        """Puts an example into the row that it leaves least room in; False: none has any."""
+        fits = [
+            row
+            for row, left in enumerate(self._room)
+            if left >= example.num_tokens and self._share(row).fits(example.chunks)
+        ]
+        if not fits:
+            return False
+        row = min(fits, key=lambda row: self._room[row])
+        self.rows[row].append(number)
+        self._room[row] -= example.num_tokens
+        self._share(row).add(example.chunks)
+        return True
+
+    def _share(self, row: int) -> _SoundRoom:
+        return self._sound[row * self._shards // len(self.rows)]
+
+
+def pack_rows(examples: Sequence[Example], layout: Layout) -> list[Packed]:
+    """Batches of one shape. Samples keep their order, and go to the row of a batch that they leave least room in; the
+    next batch begins where none has room. So those of one prompt are together, and share its sound.
+
+    Raises:
+      ValueError: a sample that is longer than a row, or has more sound than goes with a batch.
+    """
+    batches: list[_Filling] = []
+    for number, example in enumerate(examples):
+        if example.num_tokens > layout.length:
+            raise ValueError(
+                f"rl.row_tokens: expected at least {example.num_tokens}, which a sample has, found {layout.length}"
+            )
+        if batches and batches[-1].take(number, example):
+            continue
+        batches.append(_Filling(layout))
+        if not batches[-1].take(number, example):
+            raise ValueError(
+                f"rl.sound_units: expected room for the {example.sound_units} units of 80 ms that a sample has, found "
+                f"{layout.sound_rows} rows of {layout.sound_samples // UNIT_SAMPLES} for {layout.shards} shards"
+            )
+    return [
+        Packed(
+            collate(
+                [[examples[i] for i in row] for row in filling.rows],
+                length=layout.length,
+                sound_rows=layout.sound_rows,
+                sound_samples=layout.sound_samples,
+                shards=layout.shards,
+            )._replace(think_tokens=None),
+            tuple(map(tuple, filling.rows)),
+        )
+        for filling in batches
+    ]
