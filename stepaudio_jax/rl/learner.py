@@ -78,7 +78,7 @@ class Learner:
         self._accumulate = jax.jit(accumulate, donate_argnums=2, out_shardings=(shardings.params, everywhere))
         self._apply = jax.jit(
             lambda state, grads: apply_gradients(optimizer, state, grads),
-            donate_argnums=(0, 1),
+            donate_argnums=0,
             out_shardings=(shardings, everywhere),
         )
         self._zeros = jax.jit(

@@ -86,7 +86,7 @@ def test_frozen_modules_have_no_optimizer_state_and_do_not_move(trainable):
     jax.tree.map(np.testing.assert_array_equal, after.frozen, state.frozen)
     for name in trainable:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params[name], full.params[name])
-    with pytest.raises(ValueError, match="trainable: expected some of .*, lora, value_head, found ears"):
+    with pytest.raises(ValueError, match=r"trainable: expected some of .*, lora, value_head, found ears"):
         training.init_state(model, optim(), trainable=("ears",))
 
 

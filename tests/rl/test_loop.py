@@ -1,0 +1,75 @@
+"""The RL trainer from a config, on the tiny model: what it writes, and that an interruption changes nothing."""
+
+import functools
+import json
+
+import pytest
+
+from stepaudio_jax import checkpoints
+from stepaudio_jax.rl import loop
+from stepaudio_jax.rl.rewards import RewardRunner
+from stepaudio_jax.rl.scoring import score
+from stepaudio_jax.training import read_config
+
+SMALL = ("steps=3", "rl.prompts=2", "rl.samples=3", "rl.rows=8", "rl.sound_rows=8", "rl.critic_minibatches=1",
+         "optim.warmup_steps=1", "critic_optim.warmup_steps=1", "checkpoints.save_every=1")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with RewardRunner() as made:
+        yield made
+
+
+def config(*more: str):
+    return read_config("configs/rlvr_tiny.py", [f"--config.{each}" for each in ("init=tiny", *SMALL, *more)])
+
+
+@pytest.fixture(scope="module")
+def whole(runner, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rl") / "run"
+    return loop.train(config(), folder, functools.partial(score, runner), evaluate=lambda engine: {"eval_x": 1.0})
+
+
+def test_what_a_run_writes(whole):
+    lines = [json.loads(line) for line in (whole.parent / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3]
+    wanted = {"reward", "think_tokens", "entropy", "kl_to_old", "clip_fraction", "truncated",
+              "critic/loss", "rollout_tokens_per_second", "seconds/rollout", "sampler/mean_difference"}  # fmt: skip
+    assert wanted <= set(steps[0])
+    assert 0 < steps[0]["reward"] <= 1 and steps[0]["sampler/mean_difference"] < 1e-3
+    assert not list((whole.parent / "rollouts").iterdir())
+    assert (whole / "config.json").exists() and checkpoints.read_config(whole)
+
+
+def test_killed_in_an_update_it_ends_with_the_same_bits(whole, runner, tmp_path):
+    """It dies while it scores the second rollout, whose journal stays, and once more while it evaluates."""
+    folder, calls = tmp_path / "run", []
+
+    def dying(prompts, sampled):
+        calls.append(len(sampled))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(runner, prompts, sampled)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config(), folder, dying)
+    assert [path.name for path in (folder / "rollouts").iterdir()] == ["000001.jsonl"]
+    path = loop.train(config(), folder, functools.partial(score, runner))
+    first, second = (json.loads((each.parent / "checkpoints/000003/run.json").read_text()) for each in (whole, path))
+    assert first["checksums"] == second["checksums"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("init=", "config.init: a policy to begin with"),
+        ("rl.baseline=best", "rl.baseline: expected one of critic"),
+        ("rl.row_tokens=16", "there is room for 16"),
+        ("rl.clip.low=2.0", "clip: expected 0 to 1 below"),
+    ],
+)
+def test_what_cannot_be_is_refused(runner, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        loop.train(config(change), tmp_path / "run", functools.partial(score, runner))
