@@ -204,7 +204,7 @@ time.sleep(60)
 )
 def test_limits_end_a_program(source, stopped):
     begin = time.monotonic()
-    ran = run(source, seconds=0.5)
+    ran = run(source, seconds=0.3)
     assert ran.stopped == stopped and ran.status is None and not ran.well
     assert time.monotonic() - begin < 5 and len(ran.output) <= Limits().output
 
