@@ -1,6 +1,6 @@
 """Reinforcement learning with verified rewards on the miniature world, from a tiny policy that is right half the time.
 
-The recipe of configs/rlvr_33b.py in small: rewards 0.8 for the right answer and 0.2 for reasoning (R1 §4.1), PPO with a
+The recipe in small: rewards 0.8 for the right answer and 0.2 for reasoning (R1 §4.1), PPO with a
 critic, one policy step a rollout.
 
 Run:       stepaudio rl train --config=configs/rlvr_tiny.py --workdir=… --config.init=CHECKPOINT

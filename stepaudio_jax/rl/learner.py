@@ -73,19 +73,18 @@ class Learner:
             return jax.tree.map(jnp.add, total, grads), sums
 
         everywhere = NamedSharding(rules.mesh, PartitionSpec())
-        self.accumulate_fn = accumulate
-        self.read_fn = make_reader(self.graphdef, options, read, rules=rules, specs=self.specs)
+        reader = make_reader(self.graphdef, options, read, rules=rules, specs=self.specs)
         self._accumulate = jax.jit(accumulate, donate_argnums=2, out_shardings=(shardings.params, everywhere))
         self._apply = jax.jit(
             lambda state, grads: apply_gradients(optimizer, state, grads),
             donate_argnums=0,
-            out_shardings=(shardings, everywhere),
+            out_shardings=(shardings._replace(frozen=None), everywhere),
         )
         self._zeros = jax.jit(
             lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), self._shapes.params),
             out_shardings=shardings.params,
         )
-        self._read = jax.jit(self.read_fn, out_shardings=everywhere)
+        self._read = jax.jit(reader, out_shardings=everywhere)
 
     def begin(self, model: StepAudio) -> Learner:
         """A fresh state of a model's arrays, which lie where the rules put them."""
@@ -110,7 +109,9 @@ class Learner:
         for batch in batches:
             total, part = self._accumulate(self.state.params, self.state.frozen, total, self.place(batch))
             sums.append(part)
-        self.state, norm = self._apply(self.state, total)
+        frozen = self.state.frozen  # not given away: a reference may share it
+        state, norm = self._apply(self.state._replace(frozen=None), total)
+        self.state = state._replace(frozen=frozen)
         found = jax.device_get(sums)
         return {name: float(sum(part[name] for part in found)) for name in found[0]} | {"grad_norm": float(norm)}
 
@@ -128,6 +129,10 @@ class Learner:
     def model(self, dtype: Any = None) -> StepAudio:
         """With the present parameters."""
         return merge(self.graphdef, self.state.params, self.state.frozen, dtype=dtype)
+
+    def kept(self) -> TrainState:
+        """The present parameters, which later steps leave alone, without an optimizer's state."""
+        return TrainState(jax.tree.map(jnp.copy, self.state.params), self.state.frozen, None, self.state.step)
 
     def abstract_state(self) -> TrainState:
         """Shapes with their shardings, as a checkpoint is restored by."""

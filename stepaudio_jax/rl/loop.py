@@ -9,42 +9,32 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stepaudio_jax import checkpoints
-from stepaudio_jax.audio.rows import UNIT_SAMPLES
-from stepaudio_jax.checkpoints import Retention, RunCheckpoints
-from stepaudio_jax.config import StepAudioConfig
-from stepaudio_jax.inference import Engine, EngineOptions, Request, SamplingParams
-from stepaudio_jax.models import StepAudio, make_critic
+from stepaudio_jax.inference import Engine, Request, SamplingParams
 from stepaudio_jax.parallel import ShardingRules, make_mesh
 from stepaudio_jax.rl import ppo
-from stepaudio_jax.rl.learner import Learner, read_critic, read_policy
-from stepaudio_jax.rl.losses import Clip
-from stepaudio_jax.rl.objectives import CriticLoss, PolicyLoss
 from stepaudio_jax.rl.prompts import Prompts, prompts_of
-from stepaudio_jax.rl.rollout import Layout, Prompt, Sampled, rollout, to_example
+from stepaudio_jax.rl.rollout import Prompt, Sampled, rollout, to_example
+from stepaudio_jax.rl.stage import as_critic, critic_of, engine_options, layout_of, policy_of, ppo_of
 from stepaudio_jax.training import report
 from stepaudio_jax.training.changes import check_unchanged, written
 from stepaudio_jax.training.configs import Config
-from stepaudio_jax.training.initial import check_init, init_model, lora_config, new_model
-from stepaudio_jax.training.loop import whole_modules
+from stepaudio_jax.training.initial import check_init, init_model, lora_config
+from stepaudio_jax.training.loop import run_checkpoints, whole_modules
 from stepaudio_jax.training.metrics import MetricsLog
-from stepaudio_jax.training.optimizer import make_optimizer
 from stepaudio_jax.training.signals import Interrupts, Stopped
 from stepaudio_jax.training.sources import run_tokenizer
-from stepaudio_jax.training.step import StepOptions, TrainState
+from stepaudio_jax.training.step import TrainState
 
 Score = Callable[[Sequence[Prompt], Sequence[Sampled]], tuple[np.ndarray, np.ndarray, dict[str, float]]]
 """(rewards [N] float32, which of them there are [N] bool, what there is to say) of replies, each with its prompt."""
@@ -76,6 +66,8 @@ def train(
     workdir = epath.Path(workdir)
     with Interrupts() as interrupts:
         check_unchanged(config, workdir / "config.json", allow_change)
+        if jax.process_count() > 1:  # their journals and their rewards' errors would have to be made the same
+            raise ValueError(f"rl: expected one process, found {jax.process_count()}: several are not supported yet")
         if not config.init:
             raise ValueError("config.init: a policy to begin with is needed; name a checkpoint")
         check_init(config)
@@ -102,7 +94,7 @@ class _Run:
 
     def __init__(self, config: Config, workdir: epath.Path, score: Score, evaluate: Evaluate | None, interrupts):
         self.config, self.workdir, self.score, self.evaluate = config, workdir, score, evaluate
-        self.interrupts, self.console = interrupts, Console(stderr=True, quiet=jax.process_index() > 0)
+        self.interrupts, self.console = interrupts, Console(stderr=True)
         self.lora, rules = lora_config(config), ShardingRules(make_mesh(config.mesh))
         self.ppo = ppo_of(config)
         self.tokenizer, tokenizer_json = run_tokenizer(config)
@@ -113,17 +105,8 @@ class _Run:
         if self.ppo.baseline == "critic":
             self.critic = critic_of(config, rules).begin(as_critic(init_model(config, rules), config.seed))
         held = config.rl.kl.weight or config.rl.kl.reward
-        self.reference = jax.tree.map(jnp.copy, self.policy.state) if held else None
-        self.saved = RunCheckpoints(
-            workdir / "checkpoints",
-            self.policy.model(),
-            tokenizer_json,
-            generation=config.generation.to_dict(),
-            texts={checkpoints.LORA: checkpoints.describe(self.lora, config.init, whole_modules(config))}
-            if self.lora
-            else None,
-            retention=Retention(**{k: v for k, v in config.checkpoints.items() if k != "save_every"}),
-        )
+        self.reference = self.policy.kept() if held else None
+        self.saved = run_checkpoints(config, workdir, self.policy.model(), tokenizer_json)
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(written(config))
         (workdir / "rollouts").mkdir(parents=True, exist_ok=True)
@@ -178,8 +161,7 @@ class _Run:
     def close(self):
         self.log.close()
         self.saved.wait()
-        if jax.process_index() == 0:
-            report.write(self.workdir, self.saved.steps(), self.console, curves=CURVES)
+        report.write(self.workdir, self.saved.steps(), self.console, curves=CURVES)
 
     def tell(self, what: str):
         self.console.print(what, soft_wrap=True, markup=False, highlight=False)
@@ -292,70 +274,6 @@ CURVES = (
     ("critic", ("critic/loss", "explained_variance")),
     ("seconds by phase", ("seconds/",)),
 )
-
-
-def ppo_of(config: Config) -> ppo.PPO:
-    """Raises ValueError: a field that cannot be used."""
-    rl = config.rl
-    same = {field.name for field in dataclasses.fields(ppo.PPO)} - {"kl_reward"}
-    return ppo.PPO(**{name: rl[name] for name in same}, kl_reward=rl.kl.reward)
-
-
-def layout_of(config: Config, rules: ShardingRules) -> Layout:
-    rl = config.rl
-    sizes = {"batch": ("rl.rows", rl.rows), "length": ("rl.row_tokens", rl.row_tokens)}
-    rules.check(StepAudioConfig.preset(config.model), sizes)
-    shards = rules.size(rules.split("batch"))
-    if rl.sound_rows % shards:
-        raise ValueError(f"rl.sound_rows: expected a multiple of the {shards} shards of a batch, found {rl.sound_rows}")
-    return Layout(rl.rows, rl.row_tokens, rl.sound_rows, rl.sound_units * UNIT_SAMPLES, shards)
-
-
-def step_options(config: Config, objective: Any) -> StepOptions:
-    return StepOptions(
-        remat=config.remat,
-        scan_layers=config.scan_layers,
-        compute_dtype=jnp.dtype(config.compute_dtype),
-        vocab_chunks=config.vocab_chunks,
-        objective=objective,
-    )
-
-
-def policy_of(config: Config, rules: ShardingRules) -> Learner:
-    """Of shapes; `begin` gives it weights."""
-    rl = config.rl
-    objective = PolicyLoss(Clip(**rl.clip), rl.kl.weight, rl.kl.estimator, rl.entropy_weight, rl.temperature)
-    steps = config.steps * rl.epochs * rl.minibatches
-    return Learner(
-        nnx.eval_shape(lambda: new_model(config)),
-        make_optimizer(config.optim, steps),
-        step_options(config, objective),
-        read_policy(rl.temperature, config.vocab_chunks),
-        trainable=config.trainable,
-        rules=rules,
-    )
-
-
-def critic_of(config: Config, rules: ShardingRules) -> Learner:
-    """The policy with a value head in place of its language head (RECIPE §3), of shapes."""
-    return Learner(
-        nnx.eval_shape(lambda: as_critic(new_model(config), config.seed)),
-        make_optimizer(config.critic_optim, config.steps * config.rl.critic_minibatches),
-        step_options(config, CriticLoss(config.rl.value_clip)),
-        read_critic,
-        trainable=("decoder", "value_head"),
-        rules=rules,
-    )
-
-
-def as_critic(model: StepAudio, seed: int) -> StepAudio:
-    make_critic(model, nnx.Rngs(seed))
-    return model
-
-
-def engine_options(config: Config) -> EngineOptions:
-    rl = config.rl
-    return EngineOptions(max_rows=rl.engine.max_rows, max_length=rl.row_tokens, pages=rl.engine.pages or None)
 
 
 def overlong(sampled: Sequence[Sampled], most: int, options: Config) -> np.ndarray:

@@ -74,20 +74,13 @@ def train(
     workdir = epath.Path(workdir)
     with Interrupts() as interrupts:
         changes = check_unchanged(config, workdir / "config.json", allow_change)
-        if (lora := lora_config(config)) is not None and not config.init:
+        if lora_config(config) is not None and not config.init:
             raise ValueError("config.init: adapters are trained beside the weights of a checkpoint; name it")
         check_init(config)
         stage = prepare(config, make_mesh(config.mesh))
         tokenizer, tokenizer_json = run_tokenizer(config)
         source = batch_source(config, tokenizer, tokenizer_json, stage, workdir)
-        saved = RunCheckpoints(
-            workdir / "checkpoints",
-            stage.model,
-            tokenizer_json,
-            generation=config.generation.to_dict(),
-            texts={checkpoints.LORA: checkpoints.describe(lora, config.init, whole_modules(config))} if lora else None,
-            retention=Retention(**{k: v for k, v in config.checkpoints.items() if k != "save_every"}),
-        )
+        saved = run_checkpoints(config, workdir, stage.model, tokenizer_json)
         if (workdir / "checkpoint").exists() and max(saved.steps(), default=config.steps) >= config.steps:
             return workdir / "checkpoint"
         wait_for_all("every process has read what was there")
@@ -289,6 +282,19 @@ class _Run:
     def _model(self, state: TrainState) -> StepAudio:
         dtype = None if self.lora else jnp.dtype(self.config.save_dtype)
         return merge(self.graphdef, state.params, state.frozen, dtype=dtype)
+
+
+def run_checkpoints(config: Config, workdir: epath.Path, model: StepAudio, tokenizer_json: str) -> RunCheckpoints:
+    """Those of a config's run; `model` of arrays or shapes."""
+    lora = lora_config(config)
+    return RunCheckpoints(
+        workdir / "checkpoints",
+        model,
+        tokenizer_json,
+        generation=config.generation.to_dict(),
+        texts={checkpoints.LORA: checkpoints.describe(lora, config.init, whole_modules(config))} if lora else None,
+        retention=Retention(**{k: v for k, v in config.checkpoints.items() if k != "save_every"}),
+    )
 
 
 def whole_modules(config: Config) -> list[str]:

@@ -1,0 +1,88 @@
+"""What a config's run is made of: how it learns, what it learns on, policy, critic, and the engine's size."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from stepaudio_jax.audio.rows import UNIT_SAMPLES
+from stepaudio_jax.config import StepAudioConfig
+from stepaudio_jax.inference import EngineOptions
+from stepaudio_jax.models import StepAudio, make_critic
+from stepaudio_jax.parallel import ShardingRules
+from stepaudio_jax.rl import ppo
+from stepaudio_jax.rl.learner import Learner, read_critic, read_policy
+from stepaudio_jax.rl.losses import Clip
+from stepaudio_jax.rl.objectives import CriticLoss, PolicyLoss
+from stepaudio_jax.rl.rollout import Layout
+from stepaudio_jax.training.configs import Config
+from stepaudio_jax.training.initial import new_model
+from stepaudio_jax.training.optimizer import make_optimizer
+from stepaudio_jax.training.step import StepOptions
+
+
+def ppo_of(config: Config) -> ppo.PPO:
+    """Raises ValueError: a field that cannot be used."""
+    rl = config.rl
+    same = {field.name for field in dataclasses.fields(ppo.PPO)} - {"kl_reward"}
+    return ppo.PPO(**{name: rl[name] for name in same}, kl_reward=rl.kl.reward)
+
+
+def layout_of(config: Config, rules: ShardingRules) -> Layout:
+    rl = config.rl
+    sizes = {"batch": ("rl.rows", rl.rows), "length": ("rl.row_tokens", rl.row_tokens)}
+    rules.check(StepAudioConfig.preset(config.model), sizes)
+    shards = rules.size(rules.split("batch"))
+    if rl.sound_rows % shards:
+        raise ValueError(f"rl.sound_rows: expected a multiple of the {shards} shards of a batch, found {rl.sound_rows}")
+    return Layout(rl.rows, rl.row_tokens, rl.sound_rows, rl.sound_units * UNIT_SAMPLES, shards)
+
+
+def step_options(config: Config, objective: Any) -> StepOptions:
+    return StepOptions(
+        remat=config.remat,
+        scan_layers=config.scan_layers,
+        compute_dtype=jnp.dtype(config.compute_dtype),
+        vocab_chunks=config.vocab_chunks,
+        objective=objective,
+    )
+
+
+def policy_of(config: Config, rules: ShardingRules) -> Learner:
+    """Of shapes; `begin` gives it weights."""
+    rl = config.rl
+    objective = PolicyLoss(Clip(**rl.clip), rl.kl.weight, rl.kl.estimator, rl.entropy_weight, rl.temperature)
+    steps = config.steps * rl.epochs * rl.minibatches
+    return Learner(
+        nnx.eval_shape(lambda: new_model(config)),
+        make_optimizer(config.optim, steps),
+        step_options(config, objective),
+        read_policy(rl.temperature, config.vocab_chunks),
+        trainable=config.trainable,
+        rules=rules,
+    )
+
+
+def critic_of(config: Config, rules: ShardingRules) -> Learner:
+    """The policy with a value head in place of its language head (RECIPE §3), of shapes."""
+    return Learner(
+        nnx.eval_shape(lambda: as_critic(new_model(config), config.seed)),
+        make_optimizer(config.critic_optim, config.steps * config.rl.critic_minibatches),
+        step_options(config, CriticLoss(config.rl.value_clip)),
+        read_critic,
+        trainable=("decoder", "value_head"),
+        rules=rules,
+    )
+
+
+def as_critic(model: StepAudio, seed: int) -> StepAudio:
+    make_critic(model, nnx.Rngs(seed))
+    return model
+
+
+def engine_options(config: Config) -> EngineOptions:
+    rl = config.rl
+    return EngineOptions(max_rows=rl.engine.max_rows, max_length=rl.row_tokens, pages=rl.engine.pages or None)
