@@ -100,7 +100,7 @@ class Engine:
         pages = MemoryPlan.of(self.programs, options, self.page_size, width).pages
         pools = [PagePool(pages, self.page_size, keep=options.share_prefixes) for _ in range(self.programs.lanes)]
         self.scheduler = Scheduler(pools, rows, share_prefixes=options.share_prefixes)
-        self.prompts = Prompts(self.programs, at_once, rows, options.sounds, width)
+        self.prompts = Prompts(self.programs, at_once, options.sounds, width)
         self.replies = Replies(self.programs, rows, width, options.burst_seconds)
         scale = kv_scale(self.programs, tokenizer, self.page_size) if options.kv_cache == "int8" else None
         self.memory = self.programs.new_memory(pages, self.page_size, options.sounds, rows, scale)

@@ -15,7 +15,7 @@ class EngineOptions:
       page_size: tokens of a page; by default 64 on a TPU, else 16.
       memory: bytes for keys and values; by default what is free (memory.py).
       pages: so many instead, whatever that takes.
-      prefill_tokens: most tokens of prompts in one call; by default 2,048 on a TPU, else 512.
+      prefill_tokens: most tokens of prompts in one call (prompts.py); by default 2,048 on a TPU, else 512.
       burst: most decode steps between two looks of the host.
       burst_seconds: a burst is as many steps as take about so long: what joins meanwhile waits for its end. One process
         alone; several take whole bursts, for their clocks differ.

@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from stepaudio_jax.inference.sampling import SamplingArrays, sample
+from stepaudio_jax.inference.sampling import Distribution, SamplingArrays, sample
 from stepaudio_jax.inference.sounds import ROWS
 from stepaudio_jax.inference.types import MAX_TOP_LOG_PROBS
 from stepaudio_jax.models import StepAudio
@@ -306,13 +306,13 @@ class Programs:
                 model.decoder.embed(tokens[:, None]), at, live.astype(jnp.int32), cache, rows.page_table
             )
             logits = model.decoder.logits(hidden[:, 0])
-            chosen, log_probs = sample(logits, rows.sampling, lambda: seen[rows.places], at + 1, self.vocab_size)
+            chosen, found = sample(logits, rows.sampling, lambda: seen[rows.places], at + 1, self.vocab_size)
             forced = rows.forced[:, i]
             chosen = jnp.where(forced >= 0, forced, chosen)
-            top = jax.lax.cond(wants_top, likeliest, lambda x: jax.tree.map(jnp.zeros_like, likeliest(x)), log_probs)
+            top = jax.lax.cond(wants_top, likeliest, lambda x: jax.tree.map(jnp.zeros_like, likeliest(x)), found)
             seen = seen.at[jnp.where(live, rows.places, len(seen)), chosen].set(True, mode="drop")
             live &= ~(chosen[:, None] == rows.stop_ids).any(-1)
-            new = (chosen, log_probs[lines, chosen], *top)
+            new = (chosen, found.scores[lines, chosen] - found.norm, *top)
             out = tuple(array.at[:, i].set(value) for array, value in zip(out, new, strict=True))
             return i + 1, anyone(live & (i + 1 < rows.steps)), cache, chosen, live, seen, out
 
@@ -331,6 +331,6 @@ class Programs:
         return seen.at[lane, place].set(row)
 
 
-def likeliest(log_probs: Float[Array, "R V"]) -> tuple[Int[Array, "R 20"], Float[Array, "R 20"]]:
-    values, ids = jax.lax.top_k(log_probs, MAX_TOP_LOG_PROBS)
+def likeliest(found: Distribution) -> tuple[Int[Array, "R 20"], Float[Array, "R 20"]]:
+    values, ids = jax.lax.top_k(found.log_probs(), MAX_TOP_LOG_PROBS)
     return ids.astype(jnp.int32), values

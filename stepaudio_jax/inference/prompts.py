@@ -19,7 +19,7 @@ from stepaudio_jax.inference.types import AudioProgress
 
 SOUND_WIDTHS = (*(seconds * lengths.SAMPLE_RATE for seconds in (1, 2, 5, 10, 15)), LONGEST_CUT)
 SOUNDS_AT_ONCE = (1, 4)
-SHORTEST_PIECE = 32
+SHORT_PIECE = 32
 MOST_PIECES = 16
 
 
@@ -39,45 +39,51 @@ class Piece(NamedTuple):
 
 
 class Prompts:
-    """Computes prompts piece by piece. `sounds` is the cache of what has been heard."""
+    """Computes prompts piece by piece. `sounds` is the cache of what has been heard.
 
-    def __init__(self, programs: Programs, tokens_at_once: int, max_rows: int, sounds: int, table_width: int):
+    A call takes one long piece (of each lane), or many short ones: of several prompts, and several of one, which see
+    each other through the cache. So prompts of any lengths fill a call but for a part of a short piece each.
+    """
+
+    def __init__(self, programs: Programs, tokens_at_once: int, sounds: int, table_width: int):
         """
         Args:
-          tokens_at_once: of one call, in one long piece or several short ones.
-          max_rows: of each lane.
+          tokens_at_once: of one call.
           sounds: chunks whose features are kept.
           table_width: pages of the longest row.
         """
         self.programs, self.tokens_at_once, self.table_width = programs, tokens_at_once, table_width
-        self.max_rows = max_rows
         self.sounds = SoundCache(sounds)
-        self.lengths = powers(tokens_at_once, SHORTEST_PIECE, factor=4)
+        short = min(max(SHORT_PIECE, tokens_at_once // MOST_PIECES), tokens_at_once)
+        self.lengths = sorted({short, tokens_at_once})
 
     def rows_of(self, length: int) -> list[int]:
-        """How many pieces of a length a call may have in each lane: one, or as many as there is room for."""
-        most = max(1, min(self.tokens_at_once // length, MOST_PIECES, self.max_rows))
-        return sorted({1, most})
+        """How many pieces of a length a call may have in each lane."""
+        return powers(self.tokens_at_once // length)
 
     def next_pieces(self, running: Iterable[Row]) -> list[Piece]:
-        """The oldest unfinished prompt's next piece, and those of others that fit beside it."""
+        """The next pieces of the oldest unfinished prompt, and those of others that fit beside them."""
+        unfinished = [row for row in running if not row.decodes]
+        if not unfinished:
+            return []
+        whole = unfinished[0].length - 1 - unfinished[0].computed >= self.tokens_at_once
+        length = self.lengths[-1 if whole else 0]
         pieces: list[Piece] = []
         sounds: set[bytes] = set()
-        length, per_lane = 0, [0] * self.programs.lanes
-        for row in running:
-            if row.decodes:
-                continue
-            piece = Piece(row, row.computed, min(row.length - 1, row.computed + self.tokens_at_once))
-            if not pieces:
-                piece = self._with_room_for_its_sounds(piece)
-                length = bucket(piece.stop - piece.start, self.lengths)
-            within = {sound for sound, *_ in piece.chunks()}
-            full = per_lane[row.lane] >= self.rows_of(length)[-1] or len(sounds | within) > self.sounds.entries
-            if full or piece.stop - piece.start > length:
-                continue
-            sounds |= within
-            per_lane[row.lane] += 1
-            pieces.append(piece)
+        room = [self.rows_of(length)[-1]] * self.programs.lanes
+        for row in unfinished:
+            start = row.computed
+            while start < row.length - 1 and room[row.lane]:
+                piece = Piece(row, start, min(row.length - 1, start + length))
+                if not pieces:
+                    piece = self._with_room_for_its_sounds(piece)
+                within = {sound for sound, *_ in piece.chunks()}
+                if len(sounds | within) > self.sounds.entries:
+                    break
+                sounds |= within
+                room[row.lane] -= 1
+                pieces.append(piece)
+                start = piece.stop
         return pieces
 
     def _with_room_for_its_sounds(self, piece: Piece) -> Piece:

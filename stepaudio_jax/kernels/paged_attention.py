@@ -2,7 +2,7 @@
 
 Rows of different lengths share one pool of pages; a row's tokens lie in the pages that its line of the page table
 names, in order. On TPU JAX's own ragged paged attention kernel does the work; elsewhere the pages are gathered block
-by block, as many blocks as the longest row needs.
+by block.
 
 Shapes: R rows, Q new tokens of a row; M pages in a row's table; P pages of S slots in the pool; H query heads, N
 key/value heads (H = N · G), D head_dim.
@@ -10,6 +10,7 @@ key/value heads (H = N · G), D head_dim.
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import jax
@@ -23,8 +24,9 @@ from stepaudio_jax.kernels.visibility import MASKED
 
 KERNEL_HEAD_DIM = 128
 
-KEYS_AT_ONCE = {"decode": 64, "prefill": 256}
-"""Slots gathered together where there is no kernel: of a few new tokens, and of many (benchmarks/README.md)."""
+MANY_QUERIES = 128
+KEYS_AT_ONCE = {"few": 64, "many": 256}
+"""Slots gathered together where there is no kernel, for so many new tokens of a row (benchmarks/README.md)."""
 
 NOWHERE = 2**30
 """A slot beyond every pool, where writes are dropped."""
@@ -95,35 +97,49 @@ def _library(q, kv_pages, starts, counts, page_table, scale):
 
 
 def _by_blocks(q, kv_pages, starts, counts, page_table, scale):
-    """Softmax over blocks of keys with a running maximum and sum (arXiv:2205.14135, algorithm 1)."""
+    """Softmax over blocks of keys with a running maximum and sum (arXiv:2205.14135, algorithm 1). The longest rows come
+    first, so that blocks that only a quarter of the rows have are computed for that quarter."""
     rows, new, heads, dim = q.shape
     size, kv_heads = kv_pages.shape[1], kv_pages.shape[2] // 2
-    pages = max(KEYS_AT_ONCE["decode" if new < 8 else "prefill"] // size, 1)
-    table = jnp.pad(page_table, ((0, 0), (0, -page_table.shape[1] % pages)))
-    grouped = q.reshape(rows, new, kv_heads, -1, dim).transpose(0, 2, 3, 1, 4).reshape(rows, kv_heads, -1, dim)
+    pages = max(KEYS_AT_ONCE["few" if new < MANY_QUERIES else "many"] // size, 1)
     kv_lengths = jnp.where(counts > 0, starts + counts, 0)
+    order = jnp.argsort(-kv_lengths)
+    kv_lengths, starts = kv_lengths[order], starts[order]
+    table = jnp.pad(page_table, ((0, 0), (0, -page_table.shape[1] % pages)))[order]
+    grouped = q[order].reshape(rows, new, kv_heads, -1, dim).transpose(0, 2, 3, 1, 4).reshape(rows, kv_heads, -1, dim)
     position = starts[:, None] + jnp.arange(new)
     position = jnp.tile(position, (1, heads // kv_heads))[:, None, :, None]  # [R, 1, G · Q, 1]
+    kv_head, slot = jnp.arange(kv_heads)[:, None, None], jnp.arange(size)
 
-    def block(index, carry):
-        top, total, out = carry
-        names = jax.lax.dynamic_slice(table, (0, index * pages), (rows, pages))
-        held = kv_pages[names].reshape(rows, pages * size, kv_heads, 2, dim).transpose(3, 0, 2, 1, 4).astype(q.dtype)
+    def block(first_rows, index, carry):
+        top, total, out = (part[:first_rows] for part in carry)
+        names = jax.lax.dynamic_slice(table, (0, index * pages), (first_rows, pages))[:, None, :, None]
+
+        def held(heads):
+            return kv_pages[names, slot, heads].reshape(first_rows, kv_heads, -1, dim).astype(q.dtype)
+
         at = index * pages * size + jnp.arange(pages * size)
         # What lies beyond a row's end may be anything, and 0 · NaN is NaN.
-        values = jnp.where((at < kv_lengths[:, None])[:, None, :, None], held[1], 0)
-        scores = jnp.einsum("rnqd,rnsd->rnqs", grouped, held[0], preferred_element_type=jnp.float32) * scale
-        scores = jnp.where(at <= position, scores, MASKED)
+        values = jnp.where((at < kv_lengths[:first_rows, None])[:, None, :, None], held(2 * kv_head + 1), 0)
+        queries, keys = grouped[:first_rows], held(2 * kv_head)
+        scores = jnp.einsum("rnqd,rnsd->rnqs", queries, keys, preferred_element_type=jnp.float32) * scale
+        scores = jnp.where(at <= position[:first_rows], scores, MASKED)
         new_top = jnp.maximum(top, scores.max(-1, keepdims=True))
         weights, shrink = jnp.exp(scores - new_top), jnp.exp(top - new_top)
         part = jnp.einsum("rnqs,rnsd->rnqd", weights.astype(q.dtype), values, preferred_element_type=jnp.float32)
-        return new_top, total * shrink + weights.sum(-1, keepdims=True), out * shrink + part
+        changed = new_top, total * shrink + weights.sum(-1, keepdims=True), out * shrink + part
+        return tuple(whole.at[:first_rows].set(some) for whole, some in zip(carry, changed, strict=True))
 
     wide = jnp.zeros(grouped.shape, jnp.float32)
-    start = jnp.full_like(wide[..., :1], MASKED), wide[..., :1], wide
-    blocks = (kv_lengths.max() + pages * size - 1) // (pages * size)
-    _, total, out = jax.lax.fori_loop(0, blocks, block, start)
-    out = (out / jnp.maximum(total, 1e-30)).reshape(rows, kv_heads, -1, new, dim).transpose(0, 3, 1, 2, 4)
+    carry = jnp.full_like(wide[..., :1], MASKED), wide[..., :1], wide
+    blocks = (kv_lengths + pages * size - 1) // (pages * size)
+    done = 0
+    for first_rows, fewer in ((rows, rows // 4), (rows // 4, 0)) if rows >= 8 else ((rows, 0),):
+        carry = jax.lax.fori_loop(done, blocks[fewer], functools.partial(block, first_rows), carry)
+        done = blocks[fewer]
+    _, total, out = carry
+    out = jnp.zeros_like(out).at[order].set(out / jnp.maximum(total, 1e-30))
+    out = out.reshape(rows, kv_heads, -1, new, dim).transpose(0, 3, 1, 2, 4)
     return out.reshape(q.shape).astype(q.dtype)
 
 

@@ -55,7 +55,12 @@ def write(
     replies: list[tuple[list[int], list[float]]] = [([], []) for _ in requests]
     ends = set(model.config.eos_token_ids) | {tokenizer.end_of_turn}
     live = set(range(rows))
-    choose = jax.jit(lambda logits, seen, at: sample(logits, arrays, lambda: seen, at, tokenizer.vocab_size))
+
+    @jax.jit
+    def choose(logits, seen, at):
+        tokens, found = sample(logits, arrays, lambda: seen, at, tokenizer.vocab_size)
+        return tokens, found.log_probs()
+
     while live:
         data = data._replace(positions=positions, segment_ids=(positions < sizes[:, None]).astype(np.int32))
         chosen, log_probs = map(np.asarray, choose(last_logits(state, data, heard, sizes - 1), seen, sizes))

@@ -66,6 +66,31 @@ def test_gathered_pages(rows, seed):
     same(by_xla(*arguments), expected, 2e-6)
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(1, 400), min_size=32, max_size=32), st.integers(0, 99))
+def test_many_rows_of_different_lengths(lengths, seed):
+    """Long rows and short ones, in any order, some of which are not there."""
+    lengths = [*lengths, 401]
+    sizes = {"heads": 4, "kv_heads": 2, "dim": 16, "page": 8}
+    (q, cache, starts, counts, table), expected = pool(
+        np.random.default_rng(seed), lengths, [1] * len(lengths), tokens=1, **sizes
+    )
+    absent = np.arange(len(lengths)) % 5 == seed % 5
+    out = by_xla(q, cache, starts, np.where(absent, 0, counts), table)
+    assert not np.any(out[absent])
+    same(out[~absent], [row for row, gone in zip(expected, absent, strict=True) if not gone], 2e-6)
+
+
+def test_pieces_of_one_row_beside_each_other():
+    """A row's tokens cut into pieces, each a line of its own with the row's pages."""
+    (q, cache, _, _, table), expected = pool(
+        np.random.default_rng(0), [100], [90], heads=4, kv_heads=2, dim=16, page=8, tokens=90
+    )
+    pieces = q[0].reshape(9, 10, *q.shape[2:])
+    out = by_xla(pieces, cache, 10 * np.arange(1, 10), np.full(9, 10), np.repeat(table, 9, 0))
+    same(np.reshape(out, (1, 90, *q.shape[2:])), expected, 2e-6)
+
+
 def test_rows_that_are_not_there_are_not_read():
     (q, cache, starts, counts, table), expected = pool(
         np.random.default_rng(0), [20, 9, 30], [1, 1, 1], heads=2, kv_heads=1, dim=16, page=8, tokens=2
