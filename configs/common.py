@@ -103,6 +103,7 @@ def reinforcement() -> ml_collections.ConfigDict:
 
     config.prompts = ml_collections.ConfigDict()
     config.prompts.sources = ml_collections.ConfigDict()  # by name: path, weight, reward, accuracy, truth
+    config.prompts.kept = ""  # what `stepaudio rl filter` wrote, if only those
 
     rl = config.rl = ml_collections.ConfigDict()
     rl.prompts = 128  # of an update
@@ -132,3 +133,19 @@ def reinforcement() -> ml_collections.ConfigDict:
     rl.overlong = ml_collections.ConfigDict({"weight": 0.0, "buffer": 1_024})
     rl.engine = ml_collections.ConfigDict({"max_rows": 256, "pages": 0})  # 0: what memory has room for
     return config
+
+
+def small_world() -> ml_collections.ConfigDict:
+    """Prompts from the miniature world (rl/prompts.py)."""
+    return ml_collections.ConfigDict(
+        {
+            "kinds": (),  # all
+            "max_events": 3,
+            "text_share": 0.0,
+            "records": 0,  # never the same question twice
+            "seed": placeholder(int),  # of the questions; the run's
+            "wrong_captions": placeholder(float),  # no captions
+            "reward": "audio",
+            "accuracy": "exact",
+        }
+    )

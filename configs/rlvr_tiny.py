@@ -24,9 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.critic_optim.learning_rate = 3e-4
     config.critic_optim.warmup_steps = 4
 
-    config.prompts.miniature = ml_collections.ConfigDict(
-        {"kinds": (), "max_events": 3, "text_share": 0.0, "reward": "audio", "accuracy": "exact"}
-    )
+    config.prompts.miniature = common.small_world()
     rl = config.rl
     rl.prompts = 16
     rl.samples = 8

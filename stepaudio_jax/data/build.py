@@ -27,8 +27,18 @@ from stepaudio_jax.audio.lengths import LENGTH_RULES
 from stepaudio_jax.checkpoints import resolve
 from stepaudio_jax.data import check, stored
 from stepaudio_jax.data.lengths import HAS_AUDIO, HAS_THINK, Rendering, tokenizer_sha256
-from stepaudio_jax.data.pieces import UNFINISHED, Piece, Recipe, changed_sound, cut, run_pieces, write_whole
+from stepaudio_jax.data.pieces import (
+    UNFINISHED,
+    Piece,
+    Recipe,
+    changed_sound,
+    cut,
+    run_pieces,
+    write_piece,
+    write_whole,
+)
 from stepaudio_jax.data.reading import count
+from stepaudio_jax.data.samples import Sample
 from stepaudio_jax.data.stored import DatasetError
 from stepaudio_jax.data.think_incomplete import ThinkIncomplete
 from stepaudio_jax.text import Tokenizer
@@ -108,6 +118,21 @@ def build(
             seen(tally)
             _refuse_bad(tally, max_bad_share)
     return finish(out, recipe, pieces, begun)
+
+
+def write_samples(out: epath.PathLike, samples: Sequence[Sample], recipe: Recipe) -> dict[str, Any]:
+    """A stored data set of samples that are at hand, in one shard. A folder that holds one already is left as it is.
+
+    Raises:
+      RecordError: a sample that cannot be rendered. DatasetError: a full disk.
+    """
+    out = epath.Path(out)
+    if (out / stored.INFO).exists():
+        return stored.read_info(out)
+    (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
+    piece = Piece("", 0, len(samples), 0, "records-00000-of-00001.arrayrecord")
+    write_piece(out, recipe, piece, samples)
+    return finish(out, recipe, [piece], {"arguments": _arguments(recipe, len(samples)), "inputs": []})
 
 
 def prepare(

@@ -83,6 +83,15 @@ def cut(inputs: Sequence[dict[str, Any]], records_per_shard: int) -> list[Piece]
     ]
 
 
+def write_piece(out: epath.Path, recipe: Recipe, piece: Piece, samples: Sequence[Sample]) -> None:
+    """Writes a shard of these samples, then its report. Raises RecordError: one that cannot be rendered."""
+    report = new_report() | {"read": len(samples)}
+    with stored.RecordWriter(out / piece.shard) as writer:
+        for sample in samples:
+            writer.write(_add(report, sample, *_stored(sample, recipe)))
+    write_whole(out / piece.report, json.dumps(report).encode())
+
+
 def build_piece(out: epath.Path, recipe: Recipe, piece: Piece) -> dict[str, Any]:
     """Writes a shard, then its report: a piece with a report is whole. Returns the report without its columns."""
     report = new_report()
@@ -130,13 +139,18 @@ def records_of(piece: Piece, recipe: Recipe, report: dict[str, Any]) -> Iterator
             report["left_out"][str(reason)] += 1
             continue
         for sample, measured, data in made:
-            report["records"] += 1
-            report["seconds"] += sum(clip.seconds for clip in records.clips(sample))
-            for name, value in measured._asdict().items():
-                report["columns"][name].append(value)
-            yield data
+            yield _add(report, sample, measured, data)
     if report["read"] != piece.stop - piece.start:
         raise DatasetError(f"{piece.path}: expected record {piece.stop}, found the end: changed since the build began")
+
+
+def _add(report: dict[str, Any], sample: Sample, measured: Lengths, data: bytes) -> bytes:
+    """The stored record, after it has been counted."""
+    report["records"] += 1
+    report["seconds"] += sum(clip.seconds for clip in records.clips(sample))
+    for name, value in measured._asdict().items():
+        report["columns"][name].append(value)
+    return data
 
 
 def _samples(recipe: Recipe, sounds: Sounds, record: Record | RecordError, where: str, index: int) -> list[Sample]:

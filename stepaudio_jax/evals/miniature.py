@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from rich.console import Console
@@ -31,6 +32,34 @@ def held_out_items(per_kind: int, *, seed: int = 0, text: bool = False) -> list[
             question = make(rng, kind)
             items.append(Item(Request(question.prompt, GREEDY, id=f"{kind}-{seed}-{index}"), question, kind))
     return items
+
+
+def captioned_items(per_kind: int, *, contradicts: bool, seed: int = 0, max_events: int = 3) -> list[Item]:
+    """Fresh questions with a caption of their sound, right or wrong, of every kind that can have one."""
+    items = []
+    for kind in (kind for kind in miniature.KINDS if kind != "dialogue"):
+        for index in range(per_kind):
+            rng = np.random.default_rng((HELD_OUT, seed, index, contradicts, *kind.encode()))
+            question = miniature.make_captioned(rng, kind, contradicts=contradicts, max_events=max_events)
+            items.append(Item(Request(question.prompt, GREEDY, id=f"{kind}-{contradicts}-{index}"), question, kind))
+    return items
+
+
+def examine_listening(generate: Callable, *, per_kind: int = 12) -> dict[str, float]:
+    """Accuracy where the caption is right and where it contradicts the sound; and of the latter's replies the shares
+    that answer as the caption would, and whose reasoning lists what was heard."""
+    right, wrong = (
+        evaluate(generate, captioned_items(per_kind, contradicts=each, seed=1), score_answer) for each in (False, True)
+    )
+    answers = wrong.answers
+    misled = sum(miniature.is_correct(done.answer, item.truth.misled) for item, done, _ in answers) / len(answers)
+    listed = sum(bool(miniature.parse_events(done.think)) for _, done, _ in answers) / len(answers)
+    return {
+        "accuracy, caption right": right.overall.mean,
+        "accuracy, caption wrong": wrong.overall.mean,
+        "misled by the caption": misled,
+        "reasons from the sound": listed,
+    }
 
 
 def silenced(items: list[Item]) -> list[Item]:

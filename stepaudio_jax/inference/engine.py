@@ -92,6 +92,7 @@ class Engine:
         self.programs = Programs(
             model, vocab_size=tokenizer.vocab_size, steps=options.burst, length_rule=length_rule, rules=rules
         )
+        self.programs.place()
         self.max_length = options.max_length or self.config.decoder.max_position_embeddings
         self.page_size = options.page_size or (64 if on_tpu else 16)
         self.options, rows = options, options.max_rows

@@ -131,6 +131,11 @@ class Programs:
         self._decode = jax.jit(self.decode_fn, donate_argnames=("pages", "seen"))
         self._mark = jax.jit(self.mark_fn, donate_argnames="seen")
 
+    def place(self) -> None:
+        """Puts the weights where the rules want them, if they come in another layout: a trainer's."""
+        if self.rules is not None:
+            self.state = jax.device_put(self.state, self.rules.shardings(self.specs))
+
     @property
     def compilations(self) -> int:
         jitted = (self._hear, self._prefill, self._decode, self._mark)

@@ -1,15 +1,17 @@
 """The small world the tiny model lives in: scenes of sound, questions with true answers, and their scoring."""
 
+from stepaudio_jax.miniature.captions import Captioned, make_captioned
 from stepaudio_jax.miniature.export import export_dataset
 from stepaudio_jax.miniature.questions import KINDS, Question, make_question, silenced
 from stepaudio_jax.miniature.scenes import Event, Scene, arrange, random_event, render
-from stepaudio_jax.miniature.scoring import EventScore, is_correct, parse_events, score_events
+from stepaudio_jax.miniature.scoring import EventScore, follows, is_correct, parse_events, score_events
 from stepaudio_jax.miniature.text_questions import TEXT_KINDS, make_text_question
 from stepaudio_jax.miniature.tokenizer import build_tokenizer
 
 __all__ = [
     "KINDS",
     "TEXT_KINDS",
+    "Captioned",
     "Event",
     "EventScore",
     "Question",
@@ -17,7 +19,9 @@ __all__ = [
     "arrange",
     "build_tokenizer",
     "export_dataset",
+    "follows",
     "is_correct",
+    "make_captioned",
     "make_question",
     "make_text_question",
     "parse_events",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from stepaudio_jax.miniature.scenes import KINDS, Scene
 
+_TWO = re.compile(r"First: \d+ (\w+)\. Second: \d+ (\w+)\.$")
 _ENTRY = re.compile(r"^\d+ +(.+?)[ .,]*$", re.MULTILINE)
 
 
@@ -32,6 +33,18 @@ def normalise(answer: str) -> str:
 
 def is_correct(answer: str, truth: str) -> bool:
     return normalise(answer) == normalise(truth)
+
+
+def follows(think: str, answer: str) -> bool:
+    """Does the answer follow from the last line of a reasoning trace: is it what the line ends with, or what its
+    comparison comes to?"""
+    last = think.strip().rpartition("\n")[2]
+    if two := _TWO.search(last):
+        first, second = two.groups()
+        if {first, second} == {"slow", "fast"}:
+            return is_correct(answer, "faster" if second == "fast" else "slower")
+        return is_correct(answer, "the first" if first in ("loud", "high") else "the second") and first != second
+    return bool(answer.strip()) and f" {last}".lower().rstrip(". ").endswith(f" {normalise(answer)}")
 
 
 def parse_events(think: str) -> list[str]:

@@ -26,7 +26,11 @@ from stepaudio_jax.plan.devices import devices, quiet
 from stepaudio_jax.plan.hlo import Hlo
 from stepaudio_jax.plan.hlo_collectives import Collective, collectives
 
-STAGES = {"supervised": "stepaudio_jax.training.stage", "serve": "stepaudio_jax.inference.stage"}
+STAGES = {
+    "supervised": "stepaudio_jax.training.stage",
+    "serve": "stepaudio_jax.inference.stage",
+    "rl": "stepaudio_jax.rl.stage",
+}
 """Stages by the name a config gives itself; each module has `programs(config, mesh)`."""
 
 SPARE = 0.05

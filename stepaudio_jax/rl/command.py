@@ -10,12 +10,31 @@ def define(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="rl_command", required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a policy by a config file")
     train.add_argument("--workdir", required=True, help="folder of the run; one that lies there goes on")
-    train.add_argument("--config", required=True, help="a config file; override with --config.name=value")
     train.add_argument(
         "--allow-change", default="", metavar="KEY,…", help="keys of the config that may differ from the run's so far"
     )
-    train.add_argument("--allow-code", action="store_true", help="rewards may run, confined, programs a model wrote")
     train.set_defaults(run=_train)
+    chosen = commands.add_parser("filter", help="keep the prompts that the policy answers right sometimes")
+    chosen.add_argument("--out", required=True, metavar="FOLDER", help="what is found; one that lies there goes on")
+    chosen.add_argument("--samples", type=int, default=8, help="replies to each prompt (8)")
+    chosen.add_argument("--keep", type=_bounds, default=(3, 6), metavar="LEAST:MOST", help="right replies (3:6)")
+    chosen.set_defaults(run=_filter)
+    rounds = commands.add_parser("mgrd", help="rounds in which the model learns from its own replies that listen")
+    rounds.set_defaults(run=_mgrd)
+    cognition = commands.add_parser("self-cognition", help="teach the model that it can hear, by its own replies")
+    cognition.set_defaults(run=_self_cognition)
+    for each in (rounds, cognition):
+        each.add_argument("--workdir", required=True, help="folder of the work; one that lies there goes on")
+    for each in (train, chosen, rounds, cognition):
+        each.add_argument("--config", required=True, help="a config file; override with --config.name=value")
+        each.add_argument("--allow-code", action="store_true", help="rewards may run, confined, what a model wrote")
+
+
+def _bounds(text: str) -> tuple[int, int]:
+    least, colon, most = text.partition(":")
+    if not (colon and least.isdecimal() and most.isdecimal()):
+        raise argparse.ArgumentTypeError(f'expected two numbers such as 3:6, found "{text}"')
+    return int(least), int(most)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -37,6 +56,66 @@ def _train(args: argparse.Namespace) -> int:
         return stopped.exit_code
     print(f"The checkpoint is in {path}. Its curves: {args.workdir}/report.html")
     return 0
+
+
+def _filter(args: argparse.Namespace) -> int:
+    from stepaudio_jax.inference.session import load_engine
+    from stepaudio_jax.rl.ask import Asking
+    from stepaudio_jax.rl.filter import filter_prompts
+    from stepaudio_jax.rl.prompts import sources_of
+    from stepaudio_jax.rl.rewards import RewardRunner
+    from stepaudio_jax.rl.scoring import score
+    from stepaudio_jax.rl.stage import engine_options, sampling_of
+    from stepaudio_jax.training import read_config
+
+    config = read_config(args.config, args.rest)
+    if not config.init:
+        raise ValueError("config.init: the policy to ask is needed; name a checkpoint")
+    sources = sources_of(config)
+    engine = load_engine(config.init, options=engine_options(config))
+    with RewardRunner(allow_code=args.allow_code) as runner:
+        asking = Asking(args.samples, sampling_of(config), config.seed, str(config.init))
+        scoring = functools.partial(score, runner)
+        counts = filter_prompts(engine, sources, scoring, args.out, asking, keep=args.keep)
+    left = sum(count.within(args.keep) for count in counts)
+    print(f"{left:,} of {len(counts):,} prompts are kept; to train on: --config.prompts.kept={args.out}/kept.json")
+    return 0
+
+
+def _mgrd(args: argparse.Namespace) -> int:
+    from stepaudio_jax.rl.mgrd import mgrd
+    from stepaudio_jax.rl.rewards import RewardRunner
+    from stepaudio_jax.rl.scoring import score
+    from stepaudio_jax.training import Stopped, read_config
+
+    config = read_config(args.config, args.rest)
+    evaluate = _examine_listening if "miniature" in config.prompts else None
+    try:
+        with RewardRunner(allow_code=args.allow_code) as runner:
+            path = mgrd(config, args.workdir, functools.partial(score, runner), evaluate=evaluate)
+    except Stopped as stopped:
+        return stopped.exit_code
+    print(f"The last round's checkpoint is {path}. What happened: {args.workdir}/report.html")
+    return 0
+
+
+def _self_cognition(args: argparse.Namespace) -> int:
+    from stepaudio_jax.rl.self_cognition import self_cognition
+    from stepaudio_jax.training import Stopped, read_config
+
+    try:
+        path = self_cognition(read_config(args.config, args.rest), args.workdir)
+    except Stopped as stopped:
+        return stopped.exit_code
+    print(f"The checkpoint is {path}. What happened: {args.workdir}/report.html")
+    return 0
+
+
+def _examine_listening(engine) -> dict[str, float]:
+    """Of held-out scenes of the small world: with captions that are right, or wrong."""
+    from stepaudio_jax.evals.miniature import examine_listening
+
+    return examine_listening(engine.generate, per_kind=12)
 
 
 def _examine(engine) -> dict[str, float]:

@@ -40,6 +40,8 @@ class Learner:
     Attributes:
       state: parameters and the optimizer's state.
       options: how a pass is computed.
+      gradients: (parameters, frozen ones, gradients so far, batch) → those with the batch's, and what it reports.
+      reader: (state, batch) → what `read` says of the batch.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Learner:
 
         everywhere = NamedSharding(rules.mesh, PartitionSpec())
         reader = make_reader(self.graphdef, options, read, rules=rules, specs=self.specs)
+        self.gradients, self.reader = accumulate, reader
         self._accumulate = jax.jit(accumulate, donate_argnums=2, out_shardings=(shardings.params, everywhere))
         self._apply = jax.jit(
             lambda state, grads: apply_gradients(optimizer, state, grads),

@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stepaudio_jax import checkpoints
-from stepaudio_jax.inference import Engine, Request, SamplingParams
+from stepaudio_jax.inference import Engine, Request
 from stepaudio_jax.parallel import ShardingRules, make_mesh
 from stepaudio_jax.rl import ppo
-from stepaudio_jax.rl.prompts import Prompts, prompts_of
+from stepaudio_jax.rl.prompts import Prompts
 from stepaudio_jax.rl.rollout import Prompt, Sampled, rollout, to_example
-from stepaudio_jax.rl.stage import as_critic, critic_of, engine_options, layout_of, policy_of, ppo_of
+from stepaudio_jax.rl.scoring import Score
+from stepaudio_jax.rl.stage import as_critic, critic_of, engine_options, layout_of, policy_of, ppo_of, sampling_of
 from stepaudio_jax.training import report
 from stepaudio_jax.training.changes import check_unchanged, written
 from stepaudio_jax.training.configs import Config
@@ -35,9 +36,6 @@ from stepaudio_jax.training.metrics import MetricsLog
 from stepaudio_jax.training.signals import Interrupts, Stopped
 from stepaudio_jax.training.sources import run_tokenizer
 from stepaudio_jax.training.step import TrainState
-
-Score = Callable[[Sequence[Prompt], Sequence[Sampled]], tuple[np.ndarray, np.ndarray, dict[str, float]]]
-"""(rewards [N] float32, which of them there are [N] bool, what there is to say) of replies, each with its prompt."""
 
 Evaluate = Callable[[Engine], dict[str, float]]
 
@@ -98,7 +96,7 @@ class _Run:
         self.lora, rules = lora_config(config), ShardingRules(make_mesh(config.mesh))
         self.ppo = ppo_of(config)
         self.tokenizer, tokenizer_json = run_tokenizer(config)
-        self.prompts: Prompts = prompts_of(config)
+        self.prompts = Prompts(config)
         self.layout = layout_of(config, rules)
         self.policy = policy_of(config, rules).begin(init_model(config, rules))
         self.critic = None
@@ -113,13 +111,8 @@ class _Run:
         self.saved.clear()
         self.done = self._restore()
         self.log = MetricsLog(workdir, after=self.done)
-        self.engine = Engine(self._served(), self.tokenizer, engine_options(config), rules=rules)
-        self.sampling = SamplingParams(
-            temperature=config.rl.temperature,
-            top_p=config.rl.top_p,
-            top_k=config.rl.top_k,
-            max_new_tokens=config.rl.max_new_tokens,
-        )
+        self.engine = Engine(self._served(), self.tokenizer, engine_options(config), rules=ShardingRules(rules.mesh, "serve"))
+        self.sampling = sampling_of(config)
         self.begun = time.monotonic()
 
     def updates(self):

@@ -3,11 +3,12 @@ interrupted goes on with the same ones."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from etils import epath
 
 from stepaudio_jax import miniature
 from stepaudio_jax.data.permutation import permute
@@ -17,24 +18,89 @@ from stepaudio_jax.rl.rollout import Prompt
 from stepaudio_jax.text import Conversation
 from stepaudio_jax.training.configs import Config
 
+ENDLESS = 2**40
+"""Records of the small world where a config does not number them: none comes twice."""
 
-class Prompts(Protocol):
+
+class Source(Protocol):
+    """Prompts that can be counted and fetched by number."""
+
+    name: str
+    weight: float
+
+    def __len__(self) -> int: ...
+
+    def prompt(self, record: int) -> Prompt: ...
+
+
+class Prompts:
+    """Drawn from sources by weight, each in an order of its own, over and over.
+
+    config.prompts: `miniature` (`MiniatureSource`), or stored data sets in `sources` (`StoredSource`); `kept`, what
+    `stepaudio rl filter` has left of them, "" for all.
+    """
+
+    def __init__(self, config: Config):
+        """Raises:
+        ValueError: no prompts, or none left; weights that are not above 0; `kept` of other sources.
+        """
+        self._seed, self._count = config.seed, config.rl.prompts
+        self._sources = sources_of(config)
+        self._kept: list[Sequence[int]] = [range(len(source)) for source in self._sources]
+        if config.prompts.get("kept"):
+            self._kept = read_kept(config.prompts.kept, self._sources)
+        for source, kept in zip(self._sources, self._kept, strict=True):
+            if not len(kept):
+                raise ValueError(f"prompts.sources.{source.name}: expected records, found none")
+        weights = np.array([source.weight for source in self._sources])
+        if not (weights > 0).all():
+            raise ValueError("prompts.sources: expected weights above 0")
+        self._shares = np.cumsum(weights / weights.sum())[:-1]
+
     def __call__(self, update: int) -> list[Prompt]:
         """Those of an update, the first of which is number 0."""
-        ...
+        first, end = update * self._count, (update + 1) * self._count
+        drawn = np.searchsorted(self._shares, np.random.default_rng(self._seed).random(end), side="right")
+        given = np.bincount(drawn[:first], minlength=len(self._sources))  # prompts that each source has given
+        made = []
+        for at in drawn[first:]:
+            made.append(self._next(int(at), int(given[at])))
+            given[at] += 1
+        return made
+
+    def _next(self, at: int, number: int) -> Prompt:
+        kept = self._kept[at]
+        epoch, place = divmod(number, len(kept))
+        found = permute(np.array([place], np.uint64), len(kept), (self._seed, at, epoch))[0]
+        return self._sources[at].prompt(kept[int(found)])
 
 
-def prompts_of(config: Config) -> Prompts:
-    """By a config's `prompts` section: `miniature`, or stored data sets in `sources`.
+def sources_of(config: Config) -> list[Source]:
+    """By a config's `prompts` section.
 
     Raises:
-      ValueError: neither.
+      ValueError: neither the small world nor data sets.
     """
     if "miniature" in config.prompts:
-        return MiniaturePrompts(config)
+        return [MiniatureSource(config)]
     if not config.prompts.get("sources"):
         raise ValueError("prompts: expected a section miniature, or data sets in sources, found neither")
-    return StoredPrompts(config)
+    return [StoredSource(name, options) for name, options in config.prompts.sources.items()]
+
+
+def read_kept(path: epath.PathLike, sources: Sequence[Source]) -> list[Sequence[int]]:
+    """Of each source the records that a filter kept (filter.py).
+
+    Raises:
+      ValueError: the filter looked at other sources, or at as many records of one as it does not have.
+    """
+    kept = json.loads(epath.Path(path).read_text())["sources"]
+    for source in sources:
+        found = kept.get(source.name)
+        if found is None or found["records"] != len(source):
+            seen = "none" if found is None else f"{found['records']:,}"
+            raise ValueError(f"{path}: expected {len(source):,} records of {source.name} filtered, found {seen}")
+    return [kept[source.name]["kept"] for source in sources]
 
 
 def reward_of(options: Config) -> AnyReward:
@@ -42,87 +108,64 @@ def reward_of(options: Config) -> AnyReward:
     return Reward(options.reward, {"accuracy": options.accuracy}) if options.accuracy else options.reward
 
 
-class MiniaturePrompts:
-    """Fresh scenes and questions.
+class MiniatureSource:
+    """Scenes and questions of the small world, each drawn from (seed, its number).
 
-    config.prompts.miniature: kinds (all, if empty), max_events, text_share; reward and accuracy (`reward_of`).
+    config.prompts.miniature: kinds (all, if empty), max_events, text_share; records (0: endless); seed (the run's, if
+    None); wrong_captions, the share of the questions whose caption contradicts the sound (miniature.captions; None: no
+    captions at all); reward and accuracy (`reward_of`).
     """
 
-    def __init__(self, config: Config):
-        self._seed, self._count, self._options = config.seed, config.rl.prompts, config.prompts.miniature
+    name, weight = "miniature", 1.0
 
-    def __call__(self, update: int) -> list[Prompt]:
-        rng, options = np.random.default_rng((self._seed, update)), self._options
-        reward = reward_of(options)
+    def __init__(self, config: Config):
+        self._options = config.prompts.miniature
+        own = self._options.get("seed")
+        self._seed = config.seed if own is None else own
+        self._reward = reward_of(self._options)
+
+    def __len__(self) -> int:
+        return self._options.get("records", 0) or ENDLESS
+
+    def prompt(self, record: int) -> Prompt:
+        rng, options = np.random.default_rng((self._seed, record)), self._options
         kinds = tuple(options.kinds) or miniature.KINDS
-        made = []
-        for _ in range(self._count):
-            if rng.random() < options.text_share:
-                question = miniature.make_text_question(rng)
-            else:
-                kind = kinds[int(rng.integers(len(kinds)))]
-                question = miniature.make_question(rng, kind, max_events=options.max_events)
-            extra = {"scene": question.scene} if question.scene else {}
-            made.append(Prompt(question.prompt, question.answer, question.kind, reward, extra))
-        return made
+        if rng.random() < options.text_share:
+            question = miniature.make_text_question(rng)
+            return Prompt(question.prompt, question.answer, question.kind, self._reward)
+        kind = kinds[int(rng.integers(len(kinds)))]
+        if (wrong := options.get("wrong_captions")) is None:
+            question = miniature.make_question(rng, kind, max_events=options.max_events)
+        else:
+            contradicts = bool(rng.random() < wrong)
+            question = miniature.make_captioned(rng, kind, contradicts=contradicts, max_events=options.max_events)
+        return Prompt(question.prompt, question.answer, question.kind, self._reward, {"scene": question.scene})
 
 
-@dataclasses.dataclass
-class _Stored:
-    name: str
-    dataset: StoredDataset
-    weight: float
-    reward: AnyReward
-    truth: str
+class StoredSource:
+    """A data set that `stepaudio data build` wrote.
 
-
-class StoredPrompts:
-    """Records of data sets that `stepaudio data build` wrote, by weight, each in an order of its own, over and over.
-
-    config.prompts.sources: by name, path, weight, reward and accuracy (`reward_of`), and truth, the column of the
-    record that holds it; "": the answer of its last assistant turn.
+    config.prompts.sources.NAME: path, weight, reward and accuracy (`reward_of`), and truth, the column of the record
+    that holds it; "": the answer of its last assistant turn.
     """
 
-    def __init__(self, config: Config):
-        self._seed, self._count = config.seed, config.rl.prompts
-        self._sources = [
-            _Stored(name, StoredDataset(s.path), float(s.weight), reward_of(s), s.truth)
-            for name, s in config.prompts.sources.items()
-        ]
-        if empty := [source.name for source in self._sources if not len(source.dataset)]:
-            raise ValueError(f"prompts.sources.{empty[0]}: expected records, found none")
-        weights = np.array([source.weight for source in self._sources])
-        if not (weights > 0).all():
-            raise ValueError("prompts.sources: expected weights above 0")
-        self._shares = np.cumsum(weights / weights.sum())[:-1]
+    def __init__(self, name: str, options: Config):
+        self.name, self.weight = name, float(options.weight)
+        self._dataset, self._reward, self._truth = StoredDataset(options.path), reward_of(options), options.truth
 
-    def __call__(self, update: int) -> list[Prompt]:
-        first, end = update * self._count, (update + 1) * self._count
-        drawn = np.searchsorted(self._shares, np.random.default_rng(self._seed).random(end), side="right")
-        before = np.bincount(drawn[:first], minlength=len(self._sources))  # prompts that each source has given
-        made = []
-        for at in drawn[first:]:
-            made.append(self._prompt(int(at), int(before[at])))
-            before[at] += 1
-        return made
+    def __len__(self) -> int:
+        return len(self._dataset)
 
-    def _prompt(self, at: int, number: int) -> Prompt:
-        """A source's next, in an order of its own for every pass over it."""
-        source = self._sources[at]
-        epoch, place = divmod(number, len(source.dataset))
-        record = permute(np.array([place], np.uint64), len(source.dataset), (self._seed, at, epoch))[0]
-        sample = source.dataset[int(record)]
+    def prompt(self, record: int) -> Prompt:
+        sample = self._dataset[record]
         turns = list(sample.conversation.turns)
         last = max((i for i, turn in enumerate(turns) if turn.role == "assistant"), default=None)
         extra: dict[str, Any] = dict(sample.conversation.extra)
-        if source.truth and source.truth not in extra:
-            raise ValueError(f"{sample.where}: expected a column {source.truth}, found {_known(list(extra))}")
-        truth = extra[source.truth] if source.truth else (turns[last].text if last is not None else None)
+        if self._truth and self._truth not in extra:
+            known = ", ".join(extra) or "none"
+            raise ValueError(f"{sample.where}: expected a column {self._truth}, found {known}")
+        truth = extra[self._truth] if self._truth else (turns[last].text if last is not None else None)
         if truth is None:
             raise ValueError(f"{sample.where}: expected an answer to compare with, found none")
         asked = turns if last is None else turns[:last]
-        return Prompt(Conversation(tuple(asked), sample.conversation.tools), truth, source.name, source.reward, extra)
-
-
-def _known(names: Sequence[str]) -> str:
-    return ", ".join(names) or "none"
+        return Prompt(Conversation(tuple(asked), sample.conversation.tools), truth, self.name, self._reward, extra)

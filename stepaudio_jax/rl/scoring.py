@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from stepaudio_jax.rl.rewards import RewardRunner, Sample, to_arrays
 from stepaudio_jax.rl.rollout import Prompt, Sampled
+
+Score = Callable[[Sequence[Prompt], Sequence[Sampled]], tuple[np.ndarray, np.ndarray, dict[str, float]]]
+"""(rewards [N] float32, which of them there are [N] bool, what there is to say) of replies, each with its prompt."""
 
 
 def score(

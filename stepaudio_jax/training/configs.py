@@ -36,6 +36,11 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def copy_of(config: Config) -> Config:
+    """A config of its own, which may be changed."""
+    return ml_collections.ConfigDict(config.copy_and_resolve_references())
+
+
 def _parse(argv: list[str]) -> tuple[Config, list[str]]:
     """The config, and the arguments that are not about it. config_flags looks for overrides in sys.argv alone."""
     values = flags.FlagValues()

@@ -66,24 +66,30 @@ def render(workdir: epath.Path, checkpoints: Sequence[int], curves: Curves = CUR
     last = [(name, f"{value:.4g}") for name, value in steps[-1].items() if name != "step"] if steps else []
     parts = [
         f"<h1>{html.escape(workdir.name)}: {done}</h1>",
-        *(_plot(title, steps, names) for title, names in curves),
-        *(_plot(f"evaluation: {name}", evals, (name,)) for name in sorted({n for e in evals for n in e} - {"step"})),
-        _table("At the last logged step", last),
-        _table("What happened", [(f"after step {step}", what) for step, what in events]),
-        _table("Checkpoints", [(f"checkpoints/{step:06d}", "") for step in checkpoints]),
+        *(plot(title, steps, names) for title, names in curves),
+        *(plot(f"evaluation: {name}", evals, (name,)) for name in sorted({n for e in evals for n in e} - {"step"})),
+        table("At the last logged step", last),
+        table("What happened", [(f"after step {step}", what) for step, what in events]),
+        table("Checkpoints", [(f"checkpoints/{step:06d}", "") for step in checkpoints]),
         f"<h2>Config</h2><pre>{html.escape(config)}</pre>",
     ]
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(workdir.name)}</title>'
+    return page(workdir.name, parts)
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A whole document of pieces of HTML."""
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
     return f"{head}<style>{STYLE}</style>{''.join(parts)}</html>\n"
 
 
-def _table(title: str, rows: Sequence[tuple[str, str]]) -> str:
+def table(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    """Two columns under a heading; nothing without rows."""
     cells = "".join(f"<tr><td>{html.escape(a)}<td>{html.escape(b)}" for a, b in rows)
     return f"<h2>{title}</h2><table>{cells}</table>" if rows else ""
 
 
-def _plot(title: str, lines: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    """Curves over steps as SVG; nothing where there is no number."""
+def plot(title: str, lines: Sequence[dict[str, Any]], names: Sequence[str], *, over: str = "step") -> str:
+    """Curves over each line's "step" as SVG; nothing where there is no number. `over`: what the steps are called."""
     found = sorted({key for line in lines for key in line for name in names if _matches(key, name)})
     if not found:
         return ""
@@ -97,7 +103,7 @@ def _plot(title: str, lines: Sequence[dict[str, Any]], names: Sequence[str]) -> 
     if "loss" in names:
         axes.set_yscale("log")
     axes.set_title(title, loc="left", fontsize=10)
-    axes.set_xlabel("step", fontsize=8)
+    axes.set_xlabel(over, fontsize=8)
     axes.grid(alpha=0.3)
     if len(found) > 1:
         axes.legend(fontsize=8)

@@ -104,3 +104,10 @@ def imported(sample):
 
 def number_of_process(sample):
     return os.getpid()
+
+
+def hears_nothing(prompts, sampled):
+    """A judge for whom no reply is grounded."""
+    from stepaudio_jax.rl.grounding import Verdict
+
+    return [Verdict(False, True) for _ in sampled]

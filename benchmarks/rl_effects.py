@@ -1,0 +1,222 @@
+"""The effects that R1 reports of reinforcement (RECIPE §2), in small: the tiny model on the miniature world.
+
+    make rl-effects, or: python -m benchmarks.rl_effects [--only base,rlvr,…] [--seeds 0,1,2]
+
+base        a model whose supervised training is stopped where it answers 50 to 70 % of held-out questions right; the
+            start of all others
+rlvr        PPO with rewards 0.8 for the answer and 0.2 for having reasoned
+no-format   the same without the 0.2
+counts      eight replies of the base to each of 2,000 questions (`stepaudio rl filter`)
+filtered    rlvr on the questions of which 3 to 6 of 8 are right, as many updates
+hopeless    on those of which none is right
+unfiltered  on all of them
+
+Each is done once for every seed: what it found lies in its folder, and a run that was ended goes on. At the end tables
+and a figure: WORKDIR/report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from configs import rlvr_tiny, tiny
+from stepaudio_jax import miniature
+from stepaudio_jax.evals.evaluate import evaluate
+from stepaudio_jax.evals.miniature import GREEDY, HELD_OUT, Item, score_answer
+from stepaudio_jax.inference import Engine, Request
+from stepaudio_jax.inference.session import load_engine
+from stepaudio_jax.rl import loop
+from stepaudio_jax.rl.ask import Asking
+from stepaudio_jax.rl.filter import filter_prompts, write_kept
+from stepaudio_jax.rl.prompts import sources_of
+from stepaudio_jax.rl.rewards import RewardRunner
+from stepaudio_jax.rl.scoring import Score, score
+from stepaudio_jax.rl.stage import engine_options, sampling_of
+from stepaudio_jax.rl.steps import Steps
+from stepaudio_jax.training import report, train
+from stepaudio_jax.training.configs import Config
+from stepaudio_jax.training.metrics import read as read_metrics
+
+KINDS = ("count", "direction", "loudness", "pitch", "timbre", "tempo", "order")
+EVENTS = 3
+RUNS = ("rlvr", "no-format", "filtered", "hopeless", "unfiltered")
+PARTS = ("base", *RUNS[:2], "counts", *RUNS[2:])
+RECORDS = 2_000
+
+
+def base_config() -> Config:
+    """Supervised training, stopped early."""
+    config = tiny.get_config()
+    config.steps = config.eval_every = config.checkpoints.save_every = 900
+    config.save_dtype = "float32"
+    config.data.curriculum = (
+        (250, 1, ("timbre", "order", "count", "direction")),
+        (500, 2, KINDS),
+        (900, EVENTS, KINDS),
+    )
+    config.optim.end_learning_rate = 5e-4
+    return config
+
+
+def rl_config(base: str, seed: int) -> Config:
+    config = rlvr_tiny.get_config()
+    config.init, config.seed = base, seed
+    config.prompts.miniature.update({"kinds": KINDS, "max_events": EVENTS})
+    return config
+
+
+def questions(per_kind: int) -> list[Item]:
+    """Held out: none of the runs has seen them."""
+    items = []
+    for kind in KINDS:
+        for index in range(per_kind):
+            question = miniature.make_question(
+                np.random.default_rng((HELD_OUT, 7, index, *kind.encode())), kind, max_events=EVENTS
+            )
+            items.append(Item(Request(question.prompt, GREEDY, id=f"{kind}-{index}"), question, kind))
+    return items
+
+
+def examine(engine: Engine, per_kind: int) -> dict[str, float]:
+    result = evaluate(engine.generate, questions(per_kind), score_answer)
+    thinks = [len(engine.tokenizer.encode(done.think)) for _, done, _ in result.answers]
+    return {"eval_accuracy": result.overall.mean, "eval_think_tokens": float(np.mean(thinks))}
+
+
+class Effects:
+    """The parts, each in a folder."""
+
+    def __init__(self, workdir: str, scoring: Score, console: Console, updates: int, per_kind: int):
+        self.workdir, self.scoring, self.console = Path(workdir).resolve(), scoring, console
+        self.updates, self.per_kind = updates, per_kind
+        self.steps = Steps(workdir, console)
+
+    def base(self) -> dict[str, Any]:
+        def make(folder: epath.Path) -> dict[str, Any]:
+            start = time.monotonic()
+            path = train(base_config(), folder / "run")
+            found = examine(load_engine(str(path)), self.per_kind)
+            return {"checkpoint": str(path), "seconds": time.monotonic() - start} | found
+
+        return self.steps("base", make)
+
+    def counts(self) -> dict[str, Any]:
+        """Of the base, and what the three ways of choosing prompts have left."""
+
+        def make(folder: epath.Path) -> dict[str, Any]:
+            config = rl_config(self.base()["checkpoint"], 0)
+            config.prompts.miniature.update({"records": RECORDS, "seed": 0})
+            sources = sources_of(config)
+            engine = load_engine(config.init, options=engine_options(config))
+            asking = Asking(8, sampling_of(config), 0, config.init)
+            counts = filter_prompts(engine, sources, self.scoring, folder, asking, console=self.console)
+            for name, keep in (("filtered", (3, 6)), ("hopeless", (0, 0)), ("unfiltered", (0, 8))):
+                kept = [(c.source, c.record) for c in counts if c.within(keep)]
+                write_kept(folder / f"{name}.json", sources, kept)
+            return {"histogram": [sum(c.right == right for c in counts) for right in range(9)]}
+
+        return self.steps("counts", make)
+
+    def run(self, part: str, seed: int) -> dict[str, Any]:
+        """Accuracy of the base and after the run, with the curve of what was looked at between."""
+
+        def make(folder: epath.Path) -> dict[str, Any]:
+            config = rl_config(self.base()["checkpoint"], seed)
+            config.steps, config.eval_every = self.updates, max(1, self.updates // 4)
+            config.checkpoints.save_every = max(1, self.updates // 4)
+            if part == "no-format":
+                config.prompts.miniature.reward, config.prompts.miniature.accuracy = "exact", ""
+            if part in RUNS[2:]:
+                config.prompts.miniature.update({"records": RECORDS, "seed": 0})
+                self.counts()
+                config.prompts.kept = str(self.workdir / "counts" / f"{part}.json")
+            start = time.monotonic()
+            looks = functools.partial(examine, per_kind=self.per_kind)
+            path = loop.train(config, folder / "run", self.scoring, evaluate=looks)
+            lines = read_metrics(epath.Path(path).parent)
+            curves = {
+                name: [(line["step"], line[name]) for line in lines if name in line]
+                for name in ("eval_accuracy", "eval_think_tokens", "reward", "think_tokens", "entropy")
+            }
+            return {"seconds": time.monotonic() - start, "curves": curves}
+
+        return self.steps(f"{part}/seed_{seed}", make)
+
+
+def table(found: dict[str, dict[int, dict[str, Any]]], base: dict[str, Any]) -> Table:
+    rows = Table(title=f"held-out accuracy; the base: {base['eval_accuracy']:.3f}, "
+                 f"{base['eval_think_tokens']:.1f} tokens of thinking")  # fmt: skip
+    for name in ("run", "seed", "accuracy", "points", "think tokens", "minutes"):
+        rows.add_column(name, justify="left" if name == "run" else "right")
+    for part, seeds in found.items():
+        for seed, each in sorted(seeds.items()):
+            first, last = (each["curves"]["eval_accuracy"][at][1] for at in (0, -1))
+            think = each["curves"]["eval_think_tokens"][-1][1]
+            rows.add_row(part, str(seed), f"{last:.3f}", f"{100 * (last - first):+.1f}", f"{think:.1f}",
+                         f"{each['seconds'] / 60:.1f}")  # fmt: skip
+    return rows
+
+
+def figure(found: dict[str, dict[int, dict[str, Any]]], names: tuple[str, ...]) -> str:
+    """Curves of all runs and seeds as SVG."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(9, 3 * len(names)), layout="constrained")
+    for axes, name in zip(np.atleast_1d(drawing.subplots(len(names))), names, strict=True):
+        for color, (part, seeds) in enumerate(found.items()):
+            for number, each in enumerate(seeds.values()):
+                points = each["curves"].get(name, [])
+                label = part if number == 0 else None
+                axes.plot(*zip(*points, strict=True), color=f"C{color}", label=label, linewidth=1)
+        axes.set_title(name.replace("_", " "), loc="left", fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    svg = io.StringIO()
+    drawing.savefig(svg, format="svg", metadata={"Date": None})
+    return svg.getvalue()[svg.getvalue().index("<svg") :]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--workdir", default="runs/rl-effects")
+    parser.add_argument("--updates", type=int, default=40)
+    parser.add_argument("--per-kind", type=int, default=40, help="held-out questions of each kind")
+    args = parser.parse_args()
+    wanted = args.only.split(",")
+    if unknown := set(wanted) - set(PARTS):
+        parser.error(f"--only: expected some of {', '.join(PARTS)}, found {', '.join(sorted(unknown))}")
+    console = Console(width=110)
+    with RewardRunner() as runner:
+        scoring = functools.partial(score, runner)
+        effects = Effects(args.workdir, scoring, console, args.updates, args.per_kind)
+        base = effects.base()
+        console.print(f"base: {base['eval_accuracy']:.3f} right, after {base['seconds'] / 60:.1f} minutes")
+        if "counts" in wanted:
+            console.print(f"replies right, of 8, 0 to 8: {effects.counts()['histogram']}")
+        found: dict[str, dict[int, dict[str, Any]]] = {}
+        for seed in map(int, args.seeds.split(",")):
+            for part in (part for part in RUNS if part in wanted):
+                found.setdefault(part, {})[seed] = effects.run(part, seed)
+    if found:
+        page = Console(record=True, file=io.StringIO(), width=110)
+        for where in (console, page):
+            where.print(table(found, base))
+        curves = figure(found, ("eval_accuracy", "eval_think_tokens", "think_tokens", "entropy"))
+        body = page.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+        Path(args.workdir, "report.html").write_text(report.page("effects of reinforcement", [body, curves]))
+
+
+if __name__ == "__main__":
+    main()
