@@ -26,7 +26,7 @@ unexport PIP_USER
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test parity test-tpu-backend lint train-tiny bench bench-kernels plans clean distclean
+.PHONY: help setup demo test parity test-tpu-backend lint train-tiny bench bench-kernels plans rl-effects clean distclean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -66,6 +66,10 @@ train-tiny:  ## train the shipped model again from its config, into runs/tiny_fi
 	@$(SETUP) "$(VENV)"
 	"$(VENV)/bin/stepaudio" train --config=configs/tiny.py --workdir=runs/tiny
 	"$(VENV)/bin/stepaudio" train --config=configs/tiny_finish.py --workdir=runs/tiny_finish
+
+rl-effects:  ## what reinforcement does to the tiny model, three seeds, into runs/rl-effects (two hours; it goes on)
+	@$(SETUP) "$(VENV)"
+	"$(VENV)/bin/python" -m benchmarks.rl_effects
 
 bench:  ## the benchmarks, ours beside a peer, in .venv-parity
 	@$(SETUP_PARITY)

@@ -3,7 +3,7 @@
 Questions come with a caption of the sound, half of which are of another scene. The start is a model that was taught to
 reason from the caption (`python -m benchmarks.rl_effects --only start-mgrd` makes one).
 
-Data:      stepaudio data miniature texts --records=400 --text-only
+Data:      stepaudio data miniature texts --records=400 --text-share=1
            stepaudio data build texts/data.jsonl --out=texts/built
 Run:       stepaudio rl mgrd --config=configs/mgrd_tiny.py --workdir=… --config.init=CHECKPOINT
            --config.sft.data.sources.text.path=texts/built

@@ -264,6 +264,7 @@ def _data_parser(parser: argparse.ArgumentParser):
     small.add_argument("folder")
     small.add_argument("--records", type=int, default=1000, help="how many (default 1000)")
     small.add_argument("--seed", type=int, default=0)
+    small.add_argument("--text-share", type=float, default=0.1, help="of the records, without sound (default 0.1)")
     small.add_argument("--preferences", action="store_true", help="each with a worse reply, for DPO")
     small.set_defaults(run=_miniature)
 
@@ -271,7 +272,9 @@ def _data_parser(parser: argparse.ArgumentParser):
 def _miniature(args: argparse.Namespace) -> int:
     from stepaudio_jax.miniature import export_dataset
 
-    path = export_dataset(args.folder, records=args.records, seed=args.seed, preferences=args.preferences)
+    path = export_dataset(
+        args.folder, records=args.records, seed=args.seed, preferences=args.preferences, text_share=args.text_share
+    )
     print(f"{args.records} records are in {path}. Next: stepaudio data build {path} --audio={args.folder} --out=FOLDER")
     return 0
 
@@ -294,7 +297,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "data": (_data_parser, "check a data set, and store it for training"),
     "train": (_train_parser, "train by a config file"),
     "eval": (_eval_parser, "examine a checkpoint on held-out scenes"),
-    "rl": (_rl_parser, "train a policy by reinforcement"),
+    "rl": (_rl_parser, "reinforcement: train, filter prompts, MGRD, self-cognition"),
     "plan": (_plan_parser, "does a config fit a pod, what would it cost, what limits it; without a TPU"),
     "serve": (_serve_parser, "a checkpoint behind OpenAI's protocol"),
     "convert": (_convert_parser, "Hugging Face safetensors to a checkpoint and back; verify, inspect, synth"),

@@ -17,12 +17,14 @@ from stepaudio_jax.text import Audio, Turn
 PLACEHOLDER = "<audio>"
 
 
-def export_dataset(folder: epath.PathLike, *, records: int, seed: int = 0, preferences: bool = False) -> epath.Path:
+def export_dataset(
+    folder: epath.PathLike, *, records: int, seed: int = 0, preferences: bool = False, text_share: float = 0.1
+) -> epath.Path:
     """Writes data.jsonl and wav/ into a folder; gives the path of the former.
 
     Args:
-      preferences: a question about sound each, with the reply to another scene of its kind as the rejected one;
-        otherwise one in ten records is text alone.
+      preferences: a question about sound each, with the reply to another scene of its kind as the rejected one.
+      text_share: of the records otherwise, how many are text alone.
 
     Raises:
       FileExistsError: the folder holds a data.jsonl already.
@@ -37,7 +39,7 @@ def export_dataset(folder: epath.PathLike, *, records: int, seed: int = 0, prefe
         for number in range(records):
             rng = np.random.default_rng((seed, number))
             kind = KINDS[int(rng.integers(len(KINDS)))]
-            text = not preferences and rng.random() < 0.1
+            text = not preferences and rng.random() < text_share
             question = make_text_question(rng) if text else make_question(rng, kind)
             record = _record(question, folder, f"wav/{number:06d}")
             if preferences:

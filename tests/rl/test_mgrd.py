@@ -25,8 +25,8 @@ ROLLOUTS = ("rl.prompts=2", "rl.samples=2", "rl.rows=8", "rl.row_tokens=160", "r
             "rl.engine.max_rows=16")  # fmt: skip
 FEW = ("init=tiny", "rounds=1", "prompts.miniature.records=6", "prompts.miniature.max_events=2", KINDS,
        "control.samples=2", "control.most=2", "distil.samples=3", "filter.samples=2", "filter.least=0",
-       "filter.most=2", "sft.steps=2", "sft.optim.warmup_steps=1", "sft.data.batch_size=8", "sft.data.buckets=((256,327680),)", "rlvr.steps=1",
-       "rlvr.rl.critic_minibatches=1",
+       "filter.most=2", "sft.steps=2", "sft.optim.warmup_steps=1", "sft.data.batch_size=8",
+       "sft.data.buckets=((256,327680),)", "rlvr.steps=1", "rlvr.rl.critic_minibatches=1",
        "rlvr.optim.warmup_steps=0", "rlvr.critic_optim.warmup_steps=0")  # fmt: skip
 
 
