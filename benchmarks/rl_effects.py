@@ -29,7 +29,6 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from configs import rlvr_tiny, tiny
 from stepaudio_jax import miniature
 from stepaudio_jax.evals.evaluate import evaluate
 from stepaudio_jax.evals.miniature import GREEDY, HELD_OUT, Item, score_answer
@@ -43,8 +42,8 @@ from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.rl.scoring import Score, score
 from stepaudio_jax.rl.stage import engine_options, sampling_of
 from stepaudio_jax.rl.steps import Steps
-from stepaudio_jax.training import report, train
-from stepaudio_jax.training.configs import Config
+from stepaudio_jax.training import read_config, report, train
+from stepaudio_jax.training.configs import Config, copy_of
 from stepaudio_jax.training.metrics import read as read_metrics
 
 KINDS = ("count", "direction", "loudness", "pitch", "timbre", "tempo", "order")
@@ -56,7 +55,7 @@ RECORDS = 2_000
 
 def base_config() -> Config:
     """Supervised training, stopped early."""
-    config = tiny.get_config()
+    config = copy_of(read_config("configs/tiny.py"))
     config.steps = config.eval_every = config.checkpoints.save_every = 900
     config.save_dtype = "float32"
     config.data.curriculum = (
@@ -69,7 +68,7 @@ def base_config() -> Config:
 
 
 def rl_config(base: str, seed: int) -> Config:
-    config = rlvr_tiny.get_config()
+    config = copy_of(read_config("configs/rlvr_tiny.py"))
     config.init, config.seed = base, seed
     config.prompts.miniature.update({"kinds": KINDS, "max_events": EVENTS})
     return config

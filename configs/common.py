@@ -129,7 +129,8 @@ def reinforcement() -> ml_collections.ConfigDict:
     rl.minibatches = 1  # policy steps an epoch
     rl.critic_minibatches = 12
     rl.importance = placeholder(float)  # highest weight against the mismatch of sampler and trainer
-    rl.kl = ml_collections.ConfigDict({"weight": 0.0, "estimator": "k3+", "reward": 0.0})
+    rl.kl = ml_collections.ConfigDict({"weight": 0.0, "estimator": "k3+", "reward": 0.0})  # in the loss, on tokens
+    rl.kl.target = placeholder(float)  # of KL(π ‖ π_ref) a token, to which both weights adapt
     rl.overlong = ml_collections.ConfigDict({"weight": 0.0, "buffer": 1_024})
     rl.engine = ml_collections.ConfigDict({"max_rows": 256, "pages": 0})  # 0: what memory has room for
     return config

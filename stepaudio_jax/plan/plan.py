@@ -29,7 +29,7 @@ from stepaudio_jax.plan.hlo_collectives import Collective, collectives
 STAGES = {
     "supervised": "stepaudio_jax.training.stage",
     "serve": "stepaudio_jax.inference.stage",
-    "rl": "stepaudio_jax.rl.stage",
+    "rl": "stepaudio_jax.rl.programs",
 }
 """Stages by the name a config gives itself; each module has `programs(config, mesh)`."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -22,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stepaudio_jax import checkpoints
 from stepaudio_jax.inference import Engine, Request
 from stepaudio_jax.parallel import ShardingRules, make_mesh
-from stepaudio_jax.rl import ppo
+from stepaudio_jax.rl import losses, ppo
 from stepaudio_jax.rl.prompts import Prompts
 from stepaudio_jax.rl.rollout import Prompt, Sampled, rollout, to_example
 from stepaudio_jax.rl.scoring import Score
@@ -104,6 +105,7 @@ class _Run:
             self.critic = critic_of(config, rules).begin(as_critic(init_model(config, rules), config.seed))
         held = config.rl.kl.weight or config.rl.kl.reward
         self.reference = self.policy.kept() if held else None
+        self.kl_scale = 1.0
         self.saved = run_checkpoints(config, workdir, self.policy.model(), tokenizer_json)
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(written(config))
@@ -111,7 +113,8 @@ class _Run:
         self.saved.clear()
         self.done = self._restore()
         self.log = MetricsLog(workdir, after=self.done)
-        self.engine = Engine(self._served(), self.tokenizer, engine_options(config), rules=ShardingRules(rules.mesh, "serve"))
+        serving = ShardingRules(rules.mesh, "serve")
+        self.engine = Engine(self._served(), self.tokenizer, engine_options(config), rules=serving)
         self.sampling = sampling_of(config)
         self.begun = time.monotonic()
 
@@ -179,7 +182,10 @@ class _Run:
             prepared = [self.engine.prepare(Request(prompt.conversation)) for prompt in prompts]
             examples = [to_example(s, prepared[s.prompt]) for s in sampled]
             whole = ppo.Rollout(sampled, examples, scores.astype(np.float32), valid)
-            metrics = ppo.update(whole, self.ppo, self.layout, self.policy, self.critic, self.reference)
+            metrics = ppo.update(whole, self._scaled(), self.layout, self.policy, self.critic, self.reference)
+            if config.rl.kl.target is not None:
+                metrics["kl_scale"] = self.kl_scale
+                self.kl_scale = losses.adapted(self.kl_scale, metrics["kl_to_reference"], config.rl.kl.target)
         with self._phase("hand over", seconds):
             self.engine.update(self._served())
         journal.unlink(missing_ok=True)
@@ -191,6 +197,11 @@ class _Run:
             | {f"seconds/{name}": value for name, value in seconds.items()}
             | {"rollout_tokens_per_second": written_tokens / max(seconds["rollout"], 1e-9)}
         )
+
+    def _scaled(self) -> ppo.PPO:
+        """With the KL's weights as they are by now."""
+        scale = self.kl_scale
+        return dataclasses.replace(self.ppo, kl_loss=scale * self.ppo.kl_loss, kl_reward=scale * self.ppo.kl_reward)
 
     @contextlib.contextmanager
     def _phase(self, name: str, seconds: dict[str, float], count: int = 1) -> Iterator[Callable[[], None]]:
@@ -237,7 +248,7 @@ class _Run:
             policy.params,
             self._train_state(policy, critic),
             frozen=bool(policy.frozen) and not self.lora,
-            about={},
+            about={"kl_scale": self.kl_scale},
             config=written(self.config),
         )
 
@@ -250,6 +261,7 @@ class _Run:
         if restored is None:
             return 0
         opt_state, step, of_critic = restored.train
+        self.kl_scale = restored.about["kl_scale"]
         self.policy.state = TrainState(restored.params, self.policy.state.frozen, opt_state, step)
         if self.critic is not None:
             params, *rest = of_critic

@@ -103,6 +103,13 @@ def kl(
     raise ValueError(f'kl: expected one of "k1", "k2", "k3", "k3+", found "{estimator}"')
 
 
+def adapted(weight: float, found: float, target: float) -> float:
+    """A KL's weight for the next update, after this one's KL was found: more where it is over the target, less where
+    it is under, by at most 2 % (arXiv:1909.08593, section 2.2)."""
+    error = min(max(found / target - 1, -0.2), 0.2)
+    return weight * (1 + 0.1 * error)
+
+
 def importance(
     log_probs: Float[AnyArray, "B T"], sampler: Float[AnyArray, "B T"], highest: float = 2.0
 ) -> Float[Array, "B T"]:

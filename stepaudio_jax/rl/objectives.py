@@ -8,6 +8,7 @@ predicted; 0 elsewhere:
   advantages
   importance       losses.importance, where asked for
   reference        log-probabilities of the reference policy, where a KL is part of the loss
+  kl_weight        of that KL, the same everywhere: it may change from update to update (losses.adapted)
   old_values, returns    of the critic
 """
 
@@ -44,11 +45,12 @@ class PolicyLoss(_Weighted):
     """The clipped surrogate, + kl_weight · KL(π ‖ π_ref) as a term of its own, − entropy_weight · H(π).
 
     Attributes:
+      held: is there a KL?
       temperature: that replies were sampled at; the policy is the distribution at this temperature.
     """
 
     clip: Clip = dataclasses.field(default_factory=Clip)
-    kl_weight: float = 0.0
+    held: bool = False
     kl: KL = "k3+"
     entropy_weight: float = 0.0
     temperature: float = 1.0
@@ -70,12 +72,13 @@ class PolicyLoss(_Weighted):
             "kl_to_old": kl(scores.log_probs, given["old_log_probs"], "k3"),
             "ratio": jnp.exp(log_ratio(scores.log_probs, given["old_log_probs"])),
         }
-        if self.kl_weight:
+        if self.held:
             each["kl_to_reference"] = kl(scores.log_probs, given["reference"], self.kl)
+            each["kl_loss"] = given["kl_weight"] * each["kl_to_reference"]
         if self.entropy_weight:
             each["entropy"] = scores.entropy
         sums = _total(each, given["weights"])
-        loss = sums["policy_loss"] + self.kl_weight * sums.get("kl_to_reference", 0.0)
+        loss = sums["policy_loss"] + sums.get("kl_loss", 0.0)
         sums["loss"] = loss - self.entropy_weight * sums.get("entropy", 0.0)
         return sums["loss"], sums
 

@@ -43,7 +43,8 @@ class PPO:
       epochs, minibatches: policy steps are epochs times minibatches; in the default recipe one on the whole rollout.
       critic_minibatches: critic steps, on a part of the rollout each, one pass over it (RECIPE §3: 12).
       importance: highest weight against the mismatch of sampler and trainer; None: no weights.
-      kl_reward: β of a penalty β (log π − log π_ref) on every token's reward, besides a KL in the loss.
+      kl_loss: β of the KL in the loss (objectives.PolicyLoss). kl_reward: β of a penalty β (log π − log π_ref) on every
+        token's reward, besides.
     """
 
     samples: int
@@ -57,6 +58,7 @@ class PPO:
     minibatches: int = 1
     critic_minibatches: int = 12
     importance: float | None = None
+    kl_loss: float = 0.0
     kl_reward: float = 0.0
 
     def __post_init__(self):
@@ -111,6 +113,7 @@ def update(
     if reference is not None:
         for extra, found in zip(extras, policy.read([each.batch for each in packed], reference), strict=True):
             extra["reference"] = found["log_probs"]
+            extra["kl_weight"] = np.full_like(found["log_probs"], ppo.kl_loss)
     metrics = _about_policy(old, masks, sampler, extras)
     if ppo.baseline == "critic":
         assert critic is not None
@@ -197,7 +200,8 @@ def _weighted(
     mask = np.concatenate([masks[i] for i in part])
     segment_ids = np.concatenate([packed[i].batch.segment_ids for i in part])
     weights = np.split(np.asarray(losses.weights(mask, segment_ids, aggregation)), len(part))
-    wanted = ("old_values", "returns") if of_critic else ("old_log_probs", "advantages", "importance", "reference")
+    of_policy = ("old_log_probs", "advantages", "importance", "reference", "kl_weight")
+    wanted = ("old_values", "returns") if of_critic else of_policy
     return [
         packed[i].batch._replace(
             extra={"weights": own} | {name: extras[i][name] for name in wanted if name in extras[i]}

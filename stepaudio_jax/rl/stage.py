@@ -1,26 +1,18 @@
-"""What a config's run is made of: how it learns, what it learns on, policy, critic, the engine's size; and the programs
-of all that, for the planner."""
+"""What a config's run is made of: how it learns, what it learns on, policy, critic, and the engine's size."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import ml_collections
 from flax import nnx
-from jax.sharding import Mesh
 
-from stepaudio_jax.audio.lengths import CHUNK_SAMPLES
 from stepaudio_jax.audio.rows import UNIT_SAMPLES
 from stepaudio_jax.config import StepAudioConfig
-from stepaudio_jax.data.examples import Batch
 from stepaudio_jax.inference import EngineOptions, SamplingParams
-from stepaudio_jax.inference import stage as serving
-from stepaudio_jax.models import AudioInput, StepAudio, make_critic
-from stepaudio_jax.models.flops import adaptor_flops, causal_pairs, decoder_flops, encoder_flops
-from stepaudio_jax.parallel import Program, ShardingRules
+from stepaudio_jax.models import StepAudio, make_critic
+from stepaudio_jax.parallel import ShardingRules
 from stepaudio_jax.rl import ppo
 from stepaudio_jax.rl.learner import Learner, read_critic, read_policy
 from stepaudio_jax.rl.losses import Clip
@@ -29,14 +21,16 @@ from stepaudio_jax.rl.rollout import Layout
 from stepaudio_jax.training.configs import Config
 from stepaudio_jax.training.initial import new_model
 from stepaudio_jax.training.optimizer import make_optimizer
-from stepaudio_jax.training.step import StepOptions, TrainState, batch_specs, merge
+from stepaudio_jax.training.step import StepOptions
 
 
 def ppo_of(config: Config) -> ppo.PPO:
     """Raises ValueError: a field that cannot be used."""
     rl = config.rl
-    same = {field.name for field in dataclasses.fields(ppo.PPO)} - {"kl_reward"}
-    return ppo.PPO(**{name: rl[name] for name in same}, kl_reward=rl.kl.reward)
+    same = {field.name for field in dataclasses.fields(ppo.PPO)} - {"kl_loss", "kl_reward"}
+    if rl.kl.target is not None and not (rl.kl.target > 0 and (rl.kl.weight or rl.kl.reward)):
+        raise ValueError(f"rl.kl.target: expected above 0, beside a weight or reward to adapt, found {rl.kl.target}")
+    return ppo.PPO(**{name: rl[name] for name in same}, kl_loss=rl.kl.weight, kl_reward=rl.kl.reward)
 
 
 def layout_of(config: Config, rules: ShardingRules) -> Layout:
@@ -62,7 +56,7 @@ def step_options(config: Config, objective: Any) -> StepOptions:
 def policy_of(config: Config, rules: ShardingRules) -> Learner:
     """Of shapes; `begin` gives it weights."""
     rl = config.rl
-    objective = PolicyLoss(Clip(**rl.clip), rl.kl.weight, rl.kl.estimator, rl.entropy_weight, rl.temperature)
+    objective = PolicyLoss(Clip(**rl.clip), bool(rl.kl.weight), rl.kl.estimator, rl.entropy_weight, rl.temperature)
     steps = config.steps * rl.epochs * rl.minibatches
     return Learner(
         nnx.eval_shape(lambda: new_model(config)),
@@ -101,156 +95,3 @@ def sampling_of(config: Config) -> SamplingParams:
     return SamplingParams(
         temperature=rl.temperature, top_p=rl.top_p, top_k=rl.top_k, max_new_tokens=rl.max_new_tokens
     )
-
-
-def programs(config: Config, mesh: Mesh) -> dict[str, Program]:
-    """What an update runs (parallel.Program), each with all that is in memory beside it: policy, critic and the
-    reference with their optimizers' states and gradients, and the engine's weights and cache.
-
-    Raises:
-      ShardingError, ConfigError, ValueError: sizes that do not divide over the mesh, or a field that cannot be used.
-    """
-    rules = ShardingRules(mesh, "train")
-    layout, held = layout_of(config, rules), config.rl.kl.weight or config.rl.kl.reward
-    learners = {"policy": policy_of(config, rules)}
-    if config.rl.baseline == "critic":
-        learners["critic"] = critic_of(config, rules)
-    engine = serving.programs(_as_served(config, mesh), mesh)
-    states = {name: learner.abstract_state() for name, learner in learners.items()}
-    weights, cache = _placed(engine["decode"], 0), _placed(engine["decode"], 1)
-    reference = {"reference": states["policy"].params} if held else {}
-
-    def beside(*named: str) -> dict[str, Any]:
-        """All that lies in memory but what is named."""
-        every = {f"{name} optimizer": state.opt_state for name, state in states.items()}
-        every |= {f"{name} parameters": state.params for name, state in states.items()}
-        every |= {f"{name} frozen": state.frozen for name, state in states.items()}
-        every |= reference | {"engine weights": weights, "engine cache": cache}
-        return {name: tree for name, tree in every.items() if name not in named}
-
-    made = {}
-    for name, learner in learners.items():
-        state, batch = states[name], _abstract_batch(config, layout, name, rules)
-        whole = _flops(config, layout)
-        made[f"{name} gradients"] = _with_beside(
-            learner.gradients,
-            (state.params, state.frozen, _float32(state.params), batch),
-            beside(f"{name} parameters", f"{name} frozen"),
-            donate=(2,),
-            groups={f"{name} parameters": (0,), "gradients": (2,), "batch": (3,)},
-            tokens=layout.rows * layout.length,
-            flops=3 * whole["decoder"] + whole["sound"],
-            about=f"{layout.rows} rows of {layout.length:,} tokens",
-        )
-        made[f"{name} read"] = _with_beside(
-            lambda params, frozen, batch, learner=learner: learner.reader(
-                TrainState(params, frozen, None, jnp.zeros((), jnp.int32)), batch
-            ),
-            (state.params, state.frozen, batch),
-            beside(f"{name} parameters", f"{name} frozen"),
-            groups={f"{name} parameters": (0,), "batch": (2,)},
-            tokens=layout.rows * layout.length,
-            flops=whole["decoder"] + whole["sound"],
-            about=f"{layout.rows} rows of {layout.length:,} tokens",
-        )
-    policy, graphdef = states["policy"], learners["policy"].graphdef
-    made["hand over"] = dataclasses.replace(
-        _with_beside(
-            lambda params, frozen: nnx.to_pure_dict(
-                nnx.state(merge(graphdef, params, frozen, dtype=jnp.dtype(config.compute_dtype)))
-            ),
-            (policy.params, policy.frozen),
-            beside("policy parameters", "policy frozen", "engine weights"),
-            groups={"policy parameters": (0,)},
-            about="the policy's weights, from the trainer's layout to the engine's",
-        ),
-        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, weights),
-    )
-    for name in ("prefill", "decode"):
-        program = engine[name]
-        own = tuple(_placed(program, i) for i in range(len(program.abstract_args)))
-        made[f"rollout: {name}"] = _with_beside(
-            program.fn, own, beside("engine weights", "engine cache"), donate=program.donate,
-            groups=dict(program.groups), tokens=program.tokens, flops=program.flops, about=program.about,
-        )  # fmt: skip
-    return made
-
-
-def _as_served(config: Config, mesh: Mesh) -> Config:
-    """The engine of a run in the words of inference.stage.programs, with pages for all rows at their longest."""
-    rules = ShardingRules(mesh, "serve")
-    lanes = rules.size(rules.split("batch"))
-    return ml_collections.ConfigDict(
-        {
-            "model": config.model,
-            "dtype": config.compute_dtype,
-            "vocab_size": StepAudioConfig.preset(config.model).decoder.vocab_size,
-            "batch_size": config.rl.engine.max_rows * lanes,
-            "cache_length": config.rl.row_tokens,
-            "page_size": 64,
-            "burst": 16,
-            "prefill_rows": lanes,
-            "prompt_length": 2_048,
-            "encode_chunks": lanes,
-            "weights": None,
-            "kv_cache": None,
-        }
-    )
-
-
-def _placed(program: Program, position: int) -> Any:
-    """An argument's shapes with where they lie."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        program.abstract_args[position],
-        program.in_shardings[position],
-    )
-
-
-def _float32(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), tree)
-
-
-def _with_beside(fn: Any, arguments: tuple, beside: dict[str, Any], *, groups: dict, **rest: Any) -> Program:
-    """A program of `fn` in whose memory other things lie, which it does not touch."""
-    last = len(arguments)
-    arguments = (*arguments, *beside.values())
-    groups = groups | {name: (last + i,) for i, name in enumerate(beside)}
-    return Program(
-        fn=lambda *given: fn(*given[:last]),
-        abstract_args=arguments,
-        in_shardings=tuple(jax.tree.map(lambda leaf: leaf.sharding, argument) for argument in arguments),
-        groups=groups,
-        **rest,
-    )
-
-
-def _abstract_batch(config: Config, layout: Layout, of: str, rules: ShardingRules) -> Batch:
-    """Shapes of a batch of rollouts, with what the objective reads."""
-    rows, length = layout.rows, layout.length
-    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
-    floats = jax.ShapeDtypeStruct((rows, length), jnp.float32)
-    units = jax.ShapeDtypeStruct((layout.sound_rows, layout.sound_samples // UNIT_SAMPLES), jnp.int32)
-    samples = jax.ShapeDtypeStruct((layout.sound_rows, layout.sound_samples), jnp.float32)
-    names = ["weights", "old_values", "returns"] if of == "critic" else ["weights", "old_log_probs", "advantages"]
-    if of == "policy" and config.rl.kl.weight:
-        names.append("reference")
-    mask = jax.ShapeDtypeStruct((rows, length), jnp.bool_)
-    audio = AudioInput(samples, units, units, tokens)
-    batch = Batch(tokens, tokens, tokens, mask, tokens, audio, None, None, dict.fromkeys(names, floats))
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        batch,
-        rules.shardings(batch_specs(rules, batch)),
-    )
-
-
-def _flops(config: Config, layout: Layout) -> dict[str, float]:
-    """Of a forward pass over a batch, rows counted as one segment, sound as chunks of the longest length."""
-    sizes = StepAudioConfig.preset(config.model)
-    rows, length = layout.rows, layout.length
-    chunks = layout.sound_rows * layout.sound_samples / CHUNK_SAMPLES
-    return {
-        "decoder": decoder_flops(sizes.decoder, rows * length, rows * causal_pairs(length)),
-        "sound": encoder_flops(sizes.audio, chunks, CHUNK_SAMPLES) + adaptor_flops(sizes.audio, chunks, CHUNK_SAMPLES),
-    }

@@ -44,8 +44,8 @@ def close(a, b, atol=1e-5):
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence"])
 def test_an_update_does_not_depend_on_how_it_is_cut(played, aggregation):
-    options = dataclasses.replace(OPTIONS, aggregation=aggregation, importance=2.0)
-    objective = PolicyLoss(Clip(), kl_weight=0.1, entropy_weight=0.01)
+    options = dataclasses.replace(OPTIONS, aggregation=aggregation, importance=2.0, kl_loss=0.1)
+    objective = PolicyLoss(Clip(), held=True, entropy_weight=0.01)
     whole = updated(played, options, objective=objective)
     close(whole, updated(played, options, Layout(2, 64, 1, 12 * 1280), objective=objective))
 
