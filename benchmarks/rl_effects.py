@@ -10,6 +10,8 @@ counts      eight replies of the base to each of 2,000 questions (`stepaudio rl 
 filtered    rlvr on the questions of which 3 to 6 of 8 are right, as many updates
 hopeless    on those of which none is right
 unfiltered  on all of them
+listening   MGRD, two rounds, from a model that was taught to reason from captions, half of which are of another scene:
+            accuracy where the caption contradicts the sound, and by think budget
 
 Each is done once for every seed: what it found lies in its folder, and a run that was ended goes on. At the end tables
 and a figure: WORKDIR/report.html.
@@ -18,8 +20,10 @@ and a figure: WORKDIR/report.html.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import io
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -29,14 +33,18 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from stepaudio_jax import miniature
+from stepaudio_jax import checkpoints, miniature
+from stepaudio_jax.data.build import write_samples
+from stepaudio_jax.data.pieces import Recipe
+from stepaudio_jax.data.samples import Sample
 from stepaudio_jax.evals.evaluate import evaluate
-from stepaudio_jax.evals.miniature import GREEDY, HELD_OUT, Item, score_answer
+from stepaudio_jax.evals.miniature import GREEDY, HELD_OUT, Item, captioned_items, examine_listening, score_answer
 from stepaudio_jax.inference import Engine, Request
 from stepaudio_jax.inference.session import load_engine
 from stepaudio_jax.rl import loop
 from stepaudio_jax.rl.ask import Asking
 from stepaudio_jax.rl.filter import filter_prompts, write_kept
+from stepaudio_jax.rl.mgrd import mgrd
 from stepaudio_jax.rl.prompts import sources_of
 from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.rl.scoring import Score, score
@@ -49,7 +57,10 @@ from stepaudio_jax.training.metrics import read as read_metrics
 KINDS = ("count", "direction", "loudness", "pitch", "timbre", "tempo", "order")
 EVENTS = 3
 RUNS = ("rlvr", "no-format", "filtered", "hopeless", "unfiltered")
-PARTS = ("base", *RUNS[:2], "counts", *RUNS[2:])
+PARTS = ("base", *RUNS[:2], "counts", *RUNS[2:], "listening")
+LISTENS = 0.15
+"""Of the replies that the start of MGRD is taught, those that reason from the sound."""
+BUDGETS = (0, 16, 32, 64)
 RECORDS = 2_000
 
 
@@ -92,6 +103,40 @@ def examine(engine: Engine, per_kind: int) -> dict[str, float]:
     return {"eval_accuracy": result.overall.mean, "eval_think_tokens": float(np.mean(thinks))}
 
 
+def captioned(count: int, seed: int) -> list[Sample]:
+    """Questions with captions, and replies most of which reason from them."""
+    rng, kinds = np.random.default_rng((seed, 1)), [kind for kind in miniature.KINDS if kind != "dialogue"]
+    return [
+        Sample(
+            miniature.make_captioned(
+                rng, kinds[i % len(kinds)], contradicts=bool(rng.random() < 0.5), listens=bool(rng.random() < LISTENS),
+                max_events=EVENTS,
+            ).conversation
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def texts(count: int, seed: int) -> list[Sample]:
+    rng = np.random.default_rng((seed, 2))
+    return [Sample(miniature.make_text_question(rng).conversation) for _ in range(count)]
+
+
+def listen(engine: Engine, per_kind: int) -> dict[str, float]:
+    """Accuracy where the caption is right, and wrong; and where it is wrong by the think budget."""
+    found = examine_listening(engine.generate, per_kind=per_kind)
+    for budget in BUDGETS:
+        items = captioned_items(per_kind, contradicts=True, seed=1)
+        items = [
+            dataclasses.replace(item, request=dataclasses.replace(
+                item.request, sampling=dataclasses.replace(item.request.sampling, think_budget=budget)))
+            for item in items
+        ]  # fmt: skip
+        right = evaluate(engine.generate, items, lambda done, q: float(miniature.is_correct(done.answer, q.answer)))
+        found[f"caption wrong, {budget} tokens of thinking"] = right.overall.mean
+    return found
+
+
 class Effects:
     """The parts, each in a folder."""
 
@@ -125,6 +170,27 @@ class Effects:
             return {"histogram": [sum(c.right == right for c in counts) for right in range(9)]}
 
         return self.steps("counts", make)
+
+    def listening(self, seed: int) -> dict[str, Any]:
+        """What each round of MGRD came to."""
+
+        def make(folder: epath.Path) -> dict[str, Any]:
+            start = time.monotonic()
+            for name, made in (("captions", captioned(800, seed)), ("texts", texts(300, seed))):
+                write_samples(folder / name, made, Recipe(str(checkpoints.locate("tiny"))))
+            taught = copy_of(read_config("configs/sft_tiny.py"))
+            taught.data.sources.scenes.path = str(folder / "captions")
+            taught.steps = taught.eval_every = taught.checkpoints.save_every = 100
+            taught.seed, taught.save_dtype = seed, "float32"
+            config = copy_of(read_config("configs/mgrd_tiny.py"))
+            config.init, config.seed = str(train(taught, folder / "start")), seed
+            config.sft.data.sources.text.path = str(folder / "texts")
+            mgrd(config, folder / "mgrd", self.scoring, evaluate=functools.partial(listen, per_kind=self.per_kind // 4))
+            rounds = json.loads((folder / "mgrd/report.json").read_text())
+            kept = [each.get("distil", {}).get("outcomes") for each in rounds]
+            return {"seconds": time.monotonic() - start, "scores": [each["scores"] for each in rounds], "kept": kept}
+
+        return self.steps(f"listening/seed_{seed}", make)
 
     def run(self, part: str, seed: int) -> dict[str, Any]:
         """Accuracy of the base and after the run, with the curve of what was looked at between."""
@@ -166,6 +232,18 @@ def table(found: dict[str, dict[int, dict[str, Any]]], base: dict[str, Any]) -> 
     return rows
 
 
+def listening_table(found: dict[int, dict[str, Any]]) -> Table:
+    rows = Table(title="MGRD from a model that reasons from captions: held-out questions, by round")
+    names = [name for each in found.values() for name in each["scores"][0]]
+    for name in ("", *(f"seed {seed}, round {i}" for seed, each in found.items() for i in range(len(each["scores"])))):
+        rows.add_column(name, justify="right" if name else "left")
+    for name in dict.fromkeys(names):
+        rows.add_row(name, *(f"{score[name]:.3f}" for each in found.values() for score in each["scores"]))
+    rows.add_row("minutes", *(f"{each['seconds'] / 60:.1f}" if i == 0 else "" for each in found.values()
+                              for i in range(len(each["scores"]))))  # fmt: skip
+    return rows
+
+
 def figure(found: dict[str, dict[int, dict[str, Any]]], names: tuple[str, ...]) -> str:
     """Curves of all runs and seeds as SVG."""
     from matplotlib.figure import Figure
@@ -200,12 +278,18 @@ def main():
     with RewardRunner() as runner:
         scoring = functools.partial(score, runner)
         effects = Effects(args.workdir, scoring, console, args.updates, args.per_kind)
+        seeds = list(map(int, args.seeds.split(",")))
+        if "listening" in wanted:
+            console.print(listening_table({seed: effects.listening(seed) for seed in seeds}))
+            wanted.remove("listening")
+        if not wanted:
+            return
         base = effects.base()
         console.print(f"base: {base['eval_accuracy']:.3f} right, after {base['seconds'] / 60:.1f} minutes")
         if "counts" in wanted:
             console.print(f"replies right, of 8, 0 to 8: {effects.counts()['histogram']}")
         found: dict[str, dict[int, dict[str, Any]]] = {}
-        for seed in map(int, args.seeds.split(",")):
+        for seed in seeds:
             for part in (part for part in RUNS if part in wanted):
                 found.setdefault(part, {})[seed] = effects.run(part, seed)
     if found:

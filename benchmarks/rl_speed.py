@@ -1,4 +1,4 @@
-"""One update of PPO and of GRPO on a small Qwen2 beside Tunix's learners, on this CPU: the same sizes, prompts, samples.
+"""An update of PPO and of GRPO on a small Qwen2 beside Tunix's learners, on this CPU: the same sizes, prompts, samples.
 
     pip install google-tunix==0.1.7 into an environment with this project, then: python -m benchmarks.rl_speed
 

@@ -30,9 +30,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.rlvr.rl.row_tokens = 224
     config.rl = config.rlvr.rl
     config.prompts = config.rlvr.prompts
-    config.prompts.miniature.update(
-        {"records": 600, "wrong_captions": 0.5, "kinds": tuple(kind for kind in KINDS if kind != "dialogue")}
-    )
+    kinds = tuple(kind for kind in KINDS if kind != "dialogue")
+    config.prompts.miniature.update({"records": 600, "wrong_captions": 0.5, "kinds": kinds})
+
+    config.texts = ml_collections.ConfigDict()  # questions in words, reinforced beside: name: path, weight, reward, …
 
     config.control = ml_collections.ConfigDict({"samples": 4, "most": 2})
     config.distil = ml_collections.ConfigDict({"samples": 8, "most": 1})

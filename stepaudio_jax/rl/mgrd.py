@@ -5,7 +5,7 @@ A round t, from the model of the round before:
     questions   those that are not answered right without the sound
     distil      K replies to each; kept are those that are right, name what they heard, and follow from it (equation 3)
     sft         on what was kept, and on the text reasoning of the start (equation 4)
-    filter      of the questions, those that the new model answers right 3 to 6 times of 8
+    filter      of the questions, and of those in words alone, what the new model answers right 3 to 6 times of 8
     rlvr        with rewards 0.8 for the answer and 0.2 for having reasoned (equation 5)
     scores      what an evaluation says
 
@@ -34,7 +34,7 @@ from stepaudio_jax.inference.session import load_engine
 from stepaudio_jax.rl import distil, grounding, loop, mgrd_report
 from stepaudio_jax.rl.ask import Asking
 from stepaudio_jax.rl.filter import Bounds, Count, filter_prompts
-from stepaudio_jax.rl.prompts import Source, sources_of
+from stepaudio_jax.rl.prompts import Source, StoredSource, sources_of
 from stepaudio_jax.rl.rollout import Prompt
 from stepaudio_jax.rl.scoring import Score
 from stepaudio_jax.rl.stage import engine_options, sampling_of
@@ -105,6 +105,7 @@ class _Rounds:
         self.console = Console(stderr=True)
         self.steps = Steps(workdir, self.console)
         self.sources = sources_of(config)
+        self.texts = [StoredSource(name, options) for name, options in config.texts.items()]
         self.judge, self.rules = grounding.judge_of(config.judge), grounding.Rules()
         self._engine: tuple[str, Engine] | None = None
         self.report: list[dict[str, Any]] = []
@@ -185,8 +186,9 @@ class _Rounds:
     def _filter(self, folder: epath.Path, checkpoint: str, number: int, records: Records) -> dict[str, Any]:
         options = self.config.filter
         keep = options.least, options.most
+        records = records | {text.name: list(range(len(text))) for text in self.texts}
         counts = filter_prompts(
-            self.engine(checkpoint), self.sources, self._score, folder,
+            self.engine(checkpoint), [*self.sources, *self.texts], self._score, folder,
             self._asking(options.samples, checkpoint, number, 3), keep=keep, records=records, console=self.console,
         )  # fmt: skip
         kept = sum(count.within(keep) for count in counts)
@@ -197,6 +199,7 @@ class _Rounds:
         config.init = checkpoint
         config.prompts = copy_of(self.config.prompts)
         config.prompts.kept = str(kept)
+        config.prompts.sources.update(self.config.texts)
         return {"checkpoint": str(loop.train(config, folder / "run", self._score)), "updates": config.steps}
 
     def _show(self, found: dict[str, Any]):

@@ -36,8 +36,8 @@ class Source(Protocol):
 class Prompts:
     """Drawn from sources by weight, each in an order of its own, over and over.
 
-    config.prompts: `miniature` (`MiniatureSource`), or stored data sets in `sources` (`StoredSource`); `kept`, what
-    `stepaudio rl filter` has left of them, "" for all.
+    config.prompts: `miniature` (`MiniatureSource`), stored data sets in `sources` (`StoredSource`), or both; `kept`,
+    what `stepaudio rl filter` has left of them, "" for all.
     """
 
     def __init__(self, config: Config):
@@ -81,11 +81,11 @@ def sources_of(config: Config) -> list[Source]:
     Raises:
       ValueError: neither the small world nor data sets.
     """
-    if "miniature" in config.prompts:
-        return [MiniatureSource(config)]
-    if not config.prompts.get("sources"):
+    found: list[Source] = [MiniatureSource(config)] if "miniature" in config.prompts else []
+    found += [StoredSource(name, options) for name, options in config.prompts.get("sources", {}).items()]
+    if not found:
         raise ValueError("prompts: expected a section miniature, or data sets in sources, found neither")
-    return [StoredSource(name, options) for name, options in config.prompts.sources.items()]
+    return found
 
 
 def read_kept(path: epath.PathLike, sources: Sequence[Source]) -> list[Sequence[int]]:

@@ -10,6 +10,7 @@ from stepaudio_jax.rl import loop
 from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.rl.scoring import score
 from stepaudio_jax.training import read_config
+from stepaudio_jax.training.configs import copy_of
 
 SMALL = ("steps=3", "rl.prompts=2", "rl.samples=3", "rl.rows=8", "rl.sound_rows=8", "rl.critic_minibatches=1",
          "optim.warmup_steps=1", "critic_optim.warmup_steps=1", "checkpoints.save_every=1")  # fmt: skip
@@ -61,6 +62,29 @@ def test_killed_in_an_update_it_ends_with_the_same_bits(whole, runner, tmp_path)
     assert first["checksums"] == second["checksums"]
 
 
+def test_adapters_are_a_policy_and_the_kl_adapts(runner, tmp_path):
+    """LoRA beside frozen weights, held to the start by a KL whose weight goes down where the KL is under its target;
+    ended after the second update it goes on with the weight it had."""
+    made = copy_of(config("rl.kl.weight=0.1", "rl.kl.target=0.5", "rl.baseline=grpo"))
+    made.trainable, made.lora = ("lora",), read_config("configs/lora_tiny.py").lora
+    calls = []
+
+    def dying(prompts, sampled):
+        calls.append(len(sampled))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(runner, prompts, sampled)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(made, tmp_path / "run", dying)
+    path = loop.train(made, tmp_path / "run", functools.partial(score, runner))
+    lines = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+    scales = [line["kl_scale"] for line in lines if "kl_scale" in line]
+    assert scales == pytest.approx([1.0, 0.98, 0.98**2])  # at most 2 % an update, in the KL's direction
+    first = next(line for line in lines if "loss" in line)
+    assert first["kl_to_reference"] == pytest.approx(0, abs=1e-6) and (path / "lora.json").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -68,6 +92,7 @@ def test_killed_in_an_update_it_ends_with_the_same_bits(whole, runner, tmp_path)
         ("rl.baseline=best", "rl.baseline: expected one of critic"),
         ("rl.row_tokens=16", "there is room for 16"),
         ("rl.clip.low=2.0", "clip: expected 0 to 1 below"),
+        ("rl.kl.target=0.1", "rl.kl.target: expected above 0, beside a weight or reward"),
     ],
 )
 def test_what_cannot_be_is_refused(runner, tmp_path, change, message):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepaudio_jax.rl.losses import Clip, importance, kl, log_ratio, surrogate, value_loss, weights
+from stepaudio_jax.rl.losses import Clip, adapted, importance, kl, log_ratio, surrogate, value_loss, weights
 
 
 def log_of(*ratios):
@@ -91,6 +91,12 @@ def test_kl_estimators_against_the_true_kl_of_two_distributions():
     np.testing.assert_allclose(jax.grad(expected("k3"))(logits), reverse, atol=1e-6)
     with pytest.raises(ValueError, match='kl: expected one of "k1"'):
         kl(ref, ref, "k4")
+
+
+def test_the_weight_of_a_kl_adapts():
+    assert adapted(2.0, 0.1, 0.1) == 2.0
+    assert adapted(1.0, 0.11, 0.1) == pytest.approx(1.01)
+    assert adapted(1.0, 9.0, 0.1) == pytest.approx(1.02) and adapted(1.0, 0.0, 0.1) == pytest.approx(0.98)
 
 
 def test_importance_is_truncated_and_gives_no_gradient():

@@ -3,6 +3,7 @@
 import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,21 +14,31 @@ from stepaudio_jax.data.samples import Sample
 from stepaudio_jax.data.stored import StoredDataset
 from stepaudio_jax.evals.miniature import examine_listening
 from stepaudio_jax.inference.session import load_engine
+from stepaudio_jax.parallel import make_mesh
 from stepaudio_jax.rl import distil, mgrd, self_cognition
+from stepaudio_jax.rl import loop as rl_loop
 from stepaudio_jax.rl.distil import Found
 from stepaudio_jax.rl.prompts import sources_of
 from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.rl.scoring import score
+from stepaudio_jax.training import loop as training_loop
 from stepaudio_jax.training import read_config
 
 KINDS = "prompts.miniature.kinds=('direction','timbre')"
-ROLLOUTS = ("rl.prompts=2", "rl.samples=2", "rl.rows=8", "rl.row_tokens=160", "rl.max_new_tokens=64",
+ROLLOUTS = ("rl.prompts=2", "rl.samples=2", "rl.rows=4", "rl.sound_rows=4", "rl.row_tokens=160", "rl.max_new_tokens=64",
             "rl.engine.max_rows=16")  # fmt: skip
 FEW = ("init=tiny", "rounds=1", "prompts.miniature.records=6", "prompts.miniature.max_events=2", KINDS,
        "control.samples=2", "control.most=2", "distil.samples=3", "filter.samples=2", "filter.least=0",
-       "filter.most=2", "sft.steps=2", "sft.optim.warmup_steps=1", "sft.data.batch_size=8",
+       "filter.most=2", "sft.steps=2", "sft.optim.warmup_steps=1", "sft.data.batch_size=2",
        "sft.data.buckets=((256,327680),)", "rlvr.steps=1", "rlvr.rl.critic_minibatches=1",
        "rlvr.optim.warmup_steps=0", "rlvr.critic_optim.warmup_steps=0")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """What is tried here does not go by the mesh, and compiles in half the time."""
+    for module in (rl_loop, training_loop):
+        monkeypatch.setattr(module, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +138,7 @@ def test_self_cognition(tmp_path, monkeypatch):
     config = options(
         "configs/self_cognition_tiny.py", "init=tiny", "samples=4", "prompts.miniature.records=6", KINDS, *ROLLOUTS,
         "rl.temperature=2.0", "prompts.miniature.max_events=2", *(f"{run}.{each}" for run in ("sft", "dpo") for each in
-        ("steps=2", "optim.warmup_steps=1", "data.batch_size=8", "data.buckets=((512,655360),)")),
+        ("steps=2", "optim.warmup_steps=1", "data.batch_size=2", "data.buckets=((512,655360),)")),
     )  # fmt: skip
     checkpoint = self_cognition.self_cognition(config, tmp_path / "work")
     assert checkpoints.read_config(checkpoint)
