@@ -38,7 +38,9 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> Config:
 
 def copy_of(config: Config) -> Config:
     """A config of its own, which may be changed."""
-    return ml_collections.ConfigDict(config.copy_and_resolve_references())
+    made = ml_collections.ConfigDict(config.copy_and_resolve_references())
+    made.unlock()
+    return made
 
 
 def _parse(argv: list[str]) -> tuple[Config, list[str]]:
