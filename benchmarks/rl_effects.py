@@ -67,14 +67,11 @@ RECORDS = 2_000
 def base_config() -> Config:
     """Supervised training, stopped early."""
     config = copy_of(read_config("configs/tiny.py"))
-    config.steps = config.eval_every = config.checkpoints.save_every = 900
+    config.steps = config.eval_every = config.checkpoints.save_every = 400
     config.save_dtype = "float32"
-    config.data.curriculum = (
-        (250, 1, ("timbre", "order", "count", "direction")),
-        (500, 2, KINDS),
-        (900, EVENTS, KINDS),
-    )
-    config.optim.end_learning_rate = 5e-4
+    config.data.curriculum = ((250, 1, ("timbre", "order", "count", "direction")), (400, 2, KINDS))
+    config.optim.warmup_steps = 300
+    config.optim.schedule = "constant"
     return config
 
 

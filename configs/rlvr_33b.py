@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.remat = "gate"
     config.vocab_chunks = 8
     config.compute_dtype = "bfloat16"
-    config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": 16, "context": 1, "tensor": 8})
+    config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": 32, "context": 1, "tensor": 4})
     config.optim.warmup_steps = config.critic_optim.warmup_steps = 50
     config.prompts.sources = ml_collections.ConfigDict(
         {
@@ -30,5 +30,6 @@ def get_config() -> ml_collections.ConfigDict:
             "speech": {"path": "", "weight": 3.0, "reward": "audio", "accuracy": "exact", "truth": "answer"},
         }
     )
-    config.rl.engine.max_rows = 16  # of each lane
+    config.rl.sound_rows, config.rl.sound_units = 128, 5_120  # a row of sound to a chip
+    config.rl.engine.max_rows = 8  # of each lane
     return config

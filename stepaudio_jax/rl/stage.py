@@ -38,8 +38,8 @@ def layout_of(config: Config, rules: ShardingRules) -> Layout:
     sizes = {"batch": ("rl.rows", rl.rows), "length": ("rl.row_tokens", rl.row_tokens)}
     rules.check(StepAudioConfig.preset(config.model), sizes)
     shards = rules.size(rules.split("batch"))
-    if rl.sound_rows % shards:
-        raise ValueError(f"rl.sound_rows: expected a multiple of the {shards} shards of a batch, found {rl.sound_rows}")
+    if rl.sound_rows % (parts := rules.size(rules.split("chunks"))):
+        raise ValueError(f"rl.sound_rows: expected a multiple of the {parts} shards of sound, found {rl.sound_rows}")
     return Layout(rl.rows, rl.row_tokens, rl.sound_rows, rl.sound_units * UNIT_SAMPLES, shards)
 
 
