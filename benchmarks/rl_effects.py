@@ -3,7 +3,8 @@
     make rl-effects, or: python -m benchmarks.rl_effects [--only base,rlvr,…] [--seeds 0,1,2]
 
 base        a model whose supervised training is stopped where it answers 50 to 70 % of held-out questions right; the
-            start of all others
+            start of all others. Accuracy is that of replies sampled as the rollouts are, at temperature 1; that of the
+            likeliest replies stands beside it
 rlvr        PPO with rewards 0.8 for the answer and 0.2 for having reasoned
 no-format   the same without the 0.2
 counts      eight replies of the base to each of 2,000 questions (`stepaudio rl filter`)
@@ -39,7 +40,7 @@ from stepaudio_jax.data.pieces import Recipe
 from stepaudio_jax.data.samples import Sample
 from stepaudio_jax.evals.evaluate import evaluate
 from stepaudio_jax.evals.miniature import GREEDY, HELD_OUT, Item, captioned_items, examine_listening, score_answer
-from stepaudio_jax.inference import Engine, Request
+from stepaudio_jax.inference import Engine, Request, SamplingParams
 from stepaudio_jax.inference.session import load_engine
 from stepaudio_jax.rl import loop
 from stepaudio_jax.rl.ask import Asking
@@ -55,7 +56,7 @@ from stepaudio_jax.training.configs import Config, copy_of
 from stepaudio_jax.training.metrics import read as read_metrics
 
 KINDS = ("count", "direction", "loudness", "pitch", "timbre", "tempo", "order")
-EVENTS = 3
+EVENTS = 2
 RUNS = ("rlvr", "no-format", "filtered", "hopeless", "unfiltered")
 PARTS = ("base", *RUNS[:2], "counts", *RUNS[2:], "listening")
 LISTENS = 0.15
@@ -82,7 +83,10 @@ def rl_config(base: str, seed: int) -> Config:
     return config
 
 
-def questions(per_kind: int) -> list[Item]:
+SAMPLED = SamplingParams(temperature=1.0, max_new_tokens=96)
+
+
+def questions(per_kind: int, sampling: SamplingParams = GREEDY) -> list[Item]:
     """Held out: none of the runs has seen them."""
     items = []
     for kind in KINDS:
@@ -90,14 +94,20 @@ def questions(per_kind: int) -> list[Item]:
             question = miniature.make_question(
                 np.random.default_rng((HELD_OUT, 7, index, *kind.encode())), kind, max_events=EVENTS
             )
-            items.append(Item(Request(question.prompt, GREEDY, id=f"{kind}-{index}"), question, kind))
+            own = dataclasses.replace(sampling, seed=len(items))
+            items.append(Item(Request(question.prompt, own, id=f"{kind}-{index}"), question, kind))
     return items
 
 
 def examine(engine: Engine, per_kind: int) -> dict[str, float]:
-    result = evaluate(engine.generate, questions(per_kind), score_answer)
-    thinks = [len(engine.tokenizer.encode(done.think)) for _, done, _ in result.answers]
-    return {"eval_accuracy": result.overall.mean, "eval_think_tokens": float(np.mean(thinks))}
+    sampled = evaluate(engine.generate, questions(per_kind, SAMPLED), score_answer)
+    likeliest = evaluate(engine.generate, questions(per_kind), score_answer)
+    thinks = [len(engine.tokenizer.encode(done.think)) for _, done, _ in sampled.answers]
+    return {
+        "eval_accuracy": sampled.overall.mean,
+        "eval_greedy": likeliest.overall.mean,
+        "eval_think_tokens": float(np.mean(thinks)),
+    }
 
 
 def captioned(count: int, seed: int) -> list[Sample]:
@@ -208,7 +218,7 @@ class Effects:
             lines = read_metrics(epath.Path(path).parent)
             curves = {
                 name: [(line["step"], line[name]) for line in lines if name in line]
-                for name in ("eval_accuracy", "eval_think_tokens", "reward", "think_tokens", "entropy")
+                for name in ("eval_accuracy", "eval_greedy", "eval_think_tokens", "reward", "think_tokens", "entropy")
             }
             return {"seconds": time.monotonic() - start, "curves": curves}
 
@@ -216,16 +226,18 @@ class Effects:
 
 
 def table(found: dict[str, dict[int, dict[str, Any]]], base: dict[str, Any]) -> Table:
-    rows = Table(title=f"held-out accuracy; the base: {base['eval_accuracy']:.3f}, "
+    rows = Table(title=f"held-out accuracy; the base: {base['eval_accuracy']:.3f}, greedy {base['eval_greedy']:.3f}, "
                  f"{base['eval_think_tokens']:.1f} tokens of thinking")  # fmt: skip
-    for name in ("run", "seed", "accuracy", "points", "think tokens", "minutes"):
+    for name in ("run", "seed", "accuracy", "points", "greedy", "points", "think tokens", "minutes"):
         rows.add_column(name, justify="left" if name == "run" else "right")
     for part, seeds in found.items():
         for seed, each in sorted(seeds.items()):
-            first, last = (each["curves"]["eval_accuracy"][at][1] for at in (0, -1))
+            numbers = []
+            for name in ("eval_accuracy", "eval_greedy"):
+                first, last = (each["curves"][name][at][1] for at in (0, -1))
+                numbers += [f"{last:.3f}", f"{100 * (last - first):+.1f}"]
             think = each["curves"]["eval_think_tokens"][-1][1]
-            rows.add_row(part, str(seed), f"{last:.3f}", f"{100 * (last - first):+.1f}", f"{think:.1f}",
-                         f"{each['seconds'] / 60:.1f}")  # fmt: skip
+            rows.add_row(part, str(seed), *numbers, f"{think:.1f}", f"{each['seconds'] / 60:.1f}")
     return rows
 
 
@@ -265,7 +277,7 @@ def main():
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", default="runs/rl-effects")
-    parser.add_argument("--updates", type=int, default=40)
+    parser.add_argument("--updates", type=int, default=36)
     parser.add_argument("--per-kind", type=int, default=40, help="held-out questions of each kind")
     args = parser.parse_args()
     wanted = args.only.split(",")
@@ -293,7 +305,7 @@ def main():
         page = Console(record=True, file=io.StringIO(), width=110)
         for where in (console, page):
             where.print(table(found, base))
-        curves = figure(found, ("eval_accuracy", "eval_think_tokens", "think_tokens", "entropy"))
+        curves = figure(found, ("eval_accuracy", "eval_greedy", "eval_think_tokens", "think_tokens", "entropy"))
         body = page.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
         Path(args.workdir, "report.html").write_text(report.page("effects of reinforcement", [body, curves]))
 

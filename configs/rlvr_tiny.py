@@ -19,20 +19,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.steps = 40
     config.eval_every = 10
     config.save_dtype = "float32"
-    config.optim.learning_rate = 1e-4
+    config.trainable = ("adaptor", "decoder")
+    config.optim.learning_rate = 3e-4
     config.optim.warmup_steps = 2
-    config.critic_optim.learning_rate = 3e-4
+    config.critic_optim.learning_rate = 1e-3
     config.critic_optim.warmup_steps = 4
 
     config.prompts.miniature = common.small_world()
     rl = config.rl
-    rl.prompts = 16
+    rl.prompts = 48
     rl.samples = 8
     rl.max_new_tokens = 96
     rl.row_tokens = 160
     rl.rows = 32
     rl.sound_rows = 8
     rl.sound_units = 64
-    rl.critic_minibatches = 4
+    rl.critic_minibatches = 2
     rl.engine.max_rows = 64
     return config
