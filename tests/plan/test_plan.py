@@ -47,7 +47,7 @@ def test_configs_name_a_stage_and_the_slice_they_are_for(name):
         (["--config.mesh.fsdp=3"], "fsdp 3 makes 3, found 1 devices; the nearest that fits is data 1 x fsdp 1"),
         (["--config.optim.learning_rat=1"], "no such key in configs/tiny.py; did you mean optim.learning_rate?"),
         (["--config.microbatches=5"], "microbatches: 5 does not divide data.batch_size 32; the nearest that does is 4"),
-        (["--config.stage=supervise"], "expected one of supervised, serve, found 'supervise'; supervised?"),
+        (["--config.stage=supervise"], "expected one of supervised, serve, rl, found 'supervise'; supervised?"),
         (["--config.remat=some"], 'remat: "some" recomputes scanned layers'),
         (["--program=train"], "program: expected one of train step, found 'train'"),
         (["--slices=2"], "this machine is one"),
@@ -230,6 +230,6 @@ def test_ctrl_c_while_it_compiles():
 
 
 def test_a_stage_that_does_not_exist():
-    config = read_config("configs/tiny.py", ["--config.stage=rl"])
-    with pytest.raises(PlanError, match="expected one of supervised, serve, found 'rl'"):
+    config = read_config("configs/tiny.py", ["--config.stage=judge"])
+    with pytest.raises(PlanError, match="expected one of supervised, serve, rl, found 'judge'"):
         plan_config(config, parse_topology("cpu"))
