@@ -38,7 +38,7 @@ from stepaudio_jax.text import Conversation, Tokenizer, human
 from stepaudio_jax.training.step import StepOptions
 
 VOCABULARY, LAYERS, WIDTH, HIDDEN, HEADS, KV_HEADS, DIM = 512, 4, 128, 384, 4, 2, 32
-PROMPT, NEW, RATE = 32, 32, 1e-4
+PROMPT, NEW, RATE = 64, 32, 1e-4
 WARM = 3
 
 
@@ -59,7 +59,7 @@ class Ours:
         self.case = case
         decoder = DecoderConfig(
             vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, head_dim=DIM, tie_word_embeddings=True,
+            num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, head_dim=DIM, tie_word_embeddings=False,
             max_position_embeddings=512,
         )  # fmt: skip
         audio = AudioEncoderConfig(n_audio_state=16, n_audio_head=2, n_audio_layer=1, llm_dim=WIDTH, adapter_state=16)
@@ -82,20 +82,19 @@ class Ours:
         self.ppo = ppo.PPO(samples=case.samples, baseline=baseline, critic_minibatches=1)
         rows = case.prompts * case.samples
         self.layout = Layout(rows=rows, length=PROMPT + NEW, sound_rows=0, sound_samples=0)
-        options = EngineOptions(max_rows=rows, max_length=PROMPT + NEW + 1, pages=rows * 5, burst=NEW, burst_seconds=10)
+        options = EngineOptions(max_rows=rows, max_length=PROMPT + NEW + 1, pages=rows * 8, burst=NEW, burst_seconds=10)
         self.engine = Engine(self.policy.model(), self.tokenizer, options)
         self.asked = [Prompt(self._conversation(i), "", "speed", "exact") for i in range(case.prompts)]
         self.sampling = SamplingParams(temperature=1.0, max_new_tokens=NEW)
 
     def _conversation(self, number: int) -> Conversation:
         """Of as many tokens as a prompt has."""
-        words = [chr(97 + number)]
-        for _ in range(200):
-            made = Conversation((human(" ".join(words)),))
-            size = len(self.engine.prepare(Request(made)).token_ids)
-            if size == PROMPT:
-                return made
-            words = [*words, chr(97 + (number + len(words)) % 26)] if size < PROMPT else [*words[:-1], "."]
+        letter = chr(97 + number)
+        for count in range(4 * PROMPT):
+            for text in (letter * count, f"{letter * count}."):
+                made = Conversation((human(text),))
+                if len(self.engine.prepare(Request(made)).token_ids) == PROMPT:
+                    return made
         raise ValueError(f"no prompt of {PROMPT} tokens")
 
     def update(self, number: int) -> int:
@@ -140,7 +139,7 @@ class Bytes:
     """A tokenizer in Tunix's words: a byte is a token."""
 
     def encode(self, text: str, **_) -> list[int]:
-        return [3 + byte for byte in text.encode()]
+        return [3 + byte for byte in str(text).encode()]
 
     def decode(self, ids, **_) -> str:
         return " ".join(str(int(i)) for i in ids)
@@ -165,7 +164,7 @@ def tunix_seconds(case: Case, updates: int) -> list[float]:
 
     config = qwen2.ModelConfig(
         num_layers=LAYERS, vocab_size=VOCABULARY, embed_dim=WIDTH, hidden_dim=HIDDEN, num_heads=HEADS, head_dim=DIM,
-        num_kv_heads=KV_HEADS, rope_theta=1_000_000, norm_eps=1e-6, use_tied_embedding=True,
+        num_kv_heads=KV_HEADS, rope_theta=1_000_000, norm_eps=1e-6, use_tied_embedding=False,
     )  # fmt: skip
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
     moments: list[float] = []
@@ -192,7 +191,7 @@ def tunix_seconds(case: Case, updates: int) -> list[float]:
                     max_steps=WARM + updates + 1,
                 ),
                 rollout_config=base_rollout.RolloutConfig(
-                    max_tokens_to_generate=NEW, max_prompt_length=PROMPT, kv_cache_size=PROMPT + NEW, temperature=1.0
+                    max_tokens_to_generate=NEW, max_prompt_length=PROMPT, kv_cache_size=2 * (PROMPT + NEW), temperature=1.0
                 ),
             ),
         )
@@ -202,8 +201,8 @@ def tunix_seconds(case: Case, updates: int) -> list[float]:
         else:
             grpo = grpo_learner.GRPOConfig(num_generations=case.samples, num_iterations=1, beta=0.0)
             learner = grpo_learner.GRPOLearner(cluster, grpo, reward_fns=reward)
-        texts = ["".join(chr(97 + (i + j) % 26) for j in range(PROMPT)) for i in range(case.prompts)]
-        learner.train([{"prompts": texts} for _ in range(WARM + updates + 1)])
+        texts = ["".join(chr(97 + (i + j) % 26) for j in range(PROMPT - 1)) for i in range(case.prompts)]  # and one that begins it
+        learner.train([{"prompts": np.array(texts)} for _ in range(WARM + updates + 1)])
     return [after - before for before, after in itertools.pairwise(moments)][WARM:]
 
 
