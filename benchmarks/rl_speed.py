@@ -191,7 +191,7 @@ def tunix_seconds(case: Case, updates: int) -> list[float]:
                     max_steps=WARM + updates + 1,
                 ),
                 rollout_config=base_rollout.RolloutConfig(
-                    max_tokens_to_generate=NEW, max_prompt_length=PROMPT, kv_cache_size=2 * (PROMPT + NEW), temperature=1.0
+                    max_tokens_to_generate=NEW, max_prompt_length=PROMPT, kv_cache_size=256, temperature=1.0
                 ),
             ),
         )
@@ -201,7 +201,8 @@ def tunix_seconds(case: Case, updates: int) -> list[float]:
         else:
             grpo = grpo_learner.GRPOConfig(num_generations=case.samples, num_iterations=1, beta=0.0)
             learner = grpo_learner.GRPOLearner(cluster, grpo, reward_fns=reward)
-        texts = ["".join(chr(97 + (i + j) % 26) for j in range(PROMPT - 1)) for i in range(case.prompts)]  # and one that begins it
+        size = PROMPT - 1  # beside the token that begins it
+        texts = ["".join(chr(97 + (i + j) % 26) for j in range(size)) for i in range(case.prompts)]
         learner.train([{"prompts": np.array(texts)} for _ in range(WARM + updates + 1)])
     return [after - before for before, after in itertools.pairwise(moments)][WARM:]
 
