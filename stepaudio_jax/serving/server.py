@@ -19,7 +19,7 @@ from stepaudio_jax.serving.runner import Runner
 
 KEEP_ALIVE_SECONDS = 75
 """That an idle connection stays open. Clients and load balancers keep theirs for 5 to 60 seconds; where a server closes
-first, a request that is on its way is lost (uvicorn's 5 seconds are httpx's too: 3 requests of 12,000 were)."""
+first, a request that is on its way is lost (uvicorn's 5 seconds are those of httpx)."""
 
 WRITING_SECONDS = 5
 """For answers that have ended in the engine to reach their clients."""
