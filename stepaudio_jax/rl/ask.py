@@ -18,6 +18,7 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from stepaudio_jax.data.pieces import write_whole
 from stepaudio_jax.inference import Engine, SamplingParams
 from stepaudio_jax.rl.prompts import Source
 from stepaudio_jax.rl.rollout import Prompt, Sampled, rollout
@@ -108,7 +109,7 @@ def _check_folder(folder: epath.Path, asking: Asking, sources: Sequence[Source],
     about = json.loads(json.dumps(about))
     path = folder / "about.json"
     if not path.exists():
-        path.write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+        write_whole(path, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
     elif (before := json.loads(path.read_text())) != about:
         differs = sorted(name for name in about if before.get(name) != about[name])
         raise ValueError(f"{folder}: was begun with other {', '.join(differs)}; name another folder")
@@ -123,7 +124,7 @@ def _read(path: epath.Path, prompts: int) -> list[dict[str, Any]]:
     if len(whole) < prompts:
         whole = whole[: len(whole) // AT_ONCE * AT_ONCE]
     if (kept := "".join(f"{line}\n" for line in whole)) != text:
-        path.write_text(kept)
+        write_whole(path, kept.encode())
     return [json.loads(line) for line in whole]
 
 

@@ -17,6 +17,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
+from stepaudio_jax.data.pieces import write_whole
 from stepaudio_jax.inference import Engine
 from stepaudio_jax.rl.ask import Asking, ask_all
 from stepaudio_jax.rl.prompts import Source
@@ -100,9 +101,7 @@ def filter_prompts(
 def write_kept(path: epath.Path, sources: Sequence[Source], kept: Sequence[tuple[str, int]]):
     """What `prompts.read_kept` reads."""
     grouped = {s.name: {"records": len(s), "kept": [i for name, i in kept if name == s.name]} for s in sources}
-    unfinished = path.parent / f"{path.name}.unfinished"
-    unfinished.write_text(json.dumps({"sources": grouped}) + "\n")
-    unfinished.replace(path)
+    write_whole(path, (json.dumps({"sources": grouped}) + "\n").encode())
 
 
 def table(counts: Sequence[Count], keep: Bounds, width: int = 40) -> Table:

@@ -38,9 +38,8 @@ from stepaudio_jax.rl.prompts import Source, StoredSource, sources_of
 from stepaudio_jax.rl.rollout import Prompt
 from stepaudio_jax.rl.scoring import Score
 from stepaudio_jax.rl.stage import engine_options, sampling_of
-from stepaudio_jax.rl.steps import Steps
+from stepaudio_jax.rl.steps import Steps, begin
 from stepaudio_jax.text import Audio
-from stepaudio_jax.training.changes import check_unchanged, written
 from stepaudio_jax.training.configs import Config, copy_of
 from stepaudio_jax.training.loop import train
 
@@ -57,14 +56,8 @@ def mgrd(config: Config, workdir: epath.PathLike, score: Score, *, evaluate: Eva
       ValueError: a config that cannot be used, or a round in which nothing was kept, with the reasons.
       as `training.train` and `rl.loop.train`.
     """
-    workdir = epath.Path(workdir)
-    check_unchanged(config, workdir / "config.json", ())
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(written(config))
-    rounds = _Rounds(config, workdir, score, evaluate)
+    rounds = _Rounds(config, begin(config, workdir), score, evaluate)
     checkpoint = str(config.init)
-    if not checkpoint:
-        raise ValueError("config.init: a model to begin with is needed; name a checkpoint")
     rounds.score("start", checkpoint)
     for number in range(1, config.rounds + 1):
         checkpoint = rounds.round(number, checkpoint)

@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 from rich.console import Console
 
+from stepaudio_jax.data.pieces import write_whole
 from stepaudio_jax.training import report
 
 Rounds = Sequence[dict[str, Any]]
@@ -21,9 +22,7 @@ def write(workdir: epath.Path, rounds: Rounds, console: Console) -> None:
     try:
         pages = {"report.json": json.dumps(rounds, indent=2) + "\n", "report.html": render(workdir, rounds)}
         for name, text in pages.items():
-            unfinished = workdir / f"{name}.unfinished"
-            unfinished.write_text(text)
-            unfinished.replace(workdir / name)
+            write_whole(workdir / name, text.encode())
     except ImportError:
         console.print("no report.html: its plots need matplotlib: pip install 'stepaudio-jax[train]'", markup=False)
     except OSError as error:

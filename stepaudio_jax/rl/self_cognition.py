@@ -34,9 +34,8 @@ from stepaudio_jax.rl.distil import Found, with_reply
 from stepaudio_jax.rl.prompts import sources_of
 from stepaudio_jax.rl.rollout import Prompt, Sampled
 from stepaudio_jax.rl.stage import engine_options, sampling_of
-from stepaudio_jax.rl.steps import Steps
+from stepaudio_jax.rl.steps import Steps, begin
 from stepaudio_jax.training import report
-from stepaudio_jax.training.changes import check_unchanged, written
 from stepaudio_jax.training.configs import Config, copy_of
 from stepaudio_jax.training.loop import train
 
@@ -65,13 +64,7 @@ def self_cognition(config: Config, workdir: epath.PathLike) -> epath.Path:
       ValueError: a config that cannot be used; no reply that hears, or no pair, to learn from.
       as `training.train`.
     """
-    workdir = epath.Path(workdir)
-    if not config.init:
-        raise ValueError("config.init: a model to begin with is needed; name a checkpoint")
-    check_unchanged(config, workdir / "config.json", ())
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(written(config))
-    return _Work(config, workdir).run()
+    return _Work(config, begin(config, workdir)).run()
 
 
 class _Work:

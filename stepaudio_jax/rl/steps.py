@@ -9,7 +9,26 @@ from typing import Any
 from etils import epath
 from rich.console import Console
 
+from stepaudio_jax.data.pieces import write_whole
+from stepaudio_jax.training.changes import check_unchanged, written
+from stepaudio_jax.training.configs import Config
+
 DONE = "done.json"
+
+
+def begin(config: Config, workdir: epath.PathLike) -> epath.Path:
+    """Makes the folder of a work ready, whose config it keeps.
+
+    Raises:
+      ConfigChangeError: it was begun with another. ValueError: no model to begin with.
+    """
+    workdir = epath.Path(workdir)
+    if not config.init:
+        raise ValueError("config.init: a model to begin with is needed; name a checkpoint")
+    check_unchanged(config, workdir / "config.json")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_whole(workdir / "config.json", written(config).encode())
+    return workdir
 
 
 class Steps:
@@ -27,7 +46,5 @@ class Steps:
         self.console.rule(name, align="left")
         own.mkdir(parents=True, exist_ok=True)
         found = step(own)
-        unfinished = own / f"{DONE}.unfinished"
-        unfinished.write_text(json.dumps(found, indent=2) + "\n")
-        unfinished.replace(own / DONE)
+        write_whole(own / DONE, (json.dumps(found, indent=2) + "\n").encode())
         return json.loads((own / DONE).read_text())

@@ -1,6 +1,7 @@
 """The RL trainer from a config, on the tiny model: what it writes, and that an interruption changes nothing."""
 
 import functools
+import itertools
 import json
 
 import pytest
@@ -26,6 +27,18 @@ def config(*more: str):
     return read_config("configs/rlvr_tiny.py", [f"--config.{each}" for each in ("init=tiny", *SMALL, *more)])
 
 
+def dying_at(call, runner):
+    """Scores until it is called for this time."""
+    calls = itertools.count(1)
+
+    def dying(prompts, sampled):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return score(runner, prompts, sampled)
+
+    return dying
+
+
 @pytest.fixture(scope="module")
 def whole(runner, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rl") / "run"
@@ -45,17 +58,10 @@ def test_what_a_run_writes(whole):
 
 
 def test_killed_in_an_update_it_ends_with_the_same_bits(whole, runner, tmp_path):
-    """It dies while it scores the second rollout, whose journal stays, and once more while it evaluates."""
-    folder, calls = tmp_path / "run", []
-
-    def dying(prompts, sampled):
-        calls.append(len(sampled))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return score(runner, prompts, sampled)
-
+    """It dies while it scores the second rollout, whose journal stays."""
+    folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        loop.train(config(), folder, dying)
+        loop.train(config(), folder, dying_at(2, runner))
     assert [path.name for path in (folder / "rollouts").iterdir()] == ["000001.jsonl"]
     path = loop.train(config(), folder, functools.partial(score, runner))
     first, second = (json.loads((each.parent / "checkpoints/000003/run.json").read_text()) for each in (whole, path))
@@ -67,16 +73,8 @@ def test_adapters_are_a_policy_and_the_kl_adapts(runner, tmp_path):
     ended after the second update it goes on with the weight it had."""
     made = copy_of(config("rl.kl.weight=0.1", "rl.kl.target=0.5", "rl.baseline=grpo"))
     made.trainable, made.lora = ("lora",), read_config("configs/lora_tiny.py").lora
-    calls = []
-
-    def dying(prompts, sampled):
-        calls.append(len(sampled))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return score(runner, prompts, sampled)
-
     with pytest.raises(KeyboardInterrupt):
-        loop.train(made, tmp_path / "run", dying)
+        loop.train(made, tmp_path / "run", dying_at(3, runner))
     path = loop.train(made, tmp_path / "run", functools.partial(score, runner))
     lines = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
     scales = [line["kl_scale"] for line in lines if "kl_scale" in line]
