@@ -81,7 +81,8 @@ class Ours:
         baseline = "critic" if case.samples == 1 else "grpo"
         self.ppo = ppo.PPO(samples=case.samples, baseline=baseline, critic_minibatches=1)
         rows = case.prompts * case.samples
-        self.layout = Layout(rows=rows, length=PROMPT + NEW, sound_rows=0, sound_samples=0)
+        length = PROMPT + case.samples * (NEW + 1)  # a prompt and its replies, each of which repeats its last token
+        self.layout = Layout(case.prompts, length, sound_rows=0, sound_samples=0, share_prompts=case.samples > 1)
         options = EngineOptions(max_rows=rows, max_length=PROMPT + NEW + 1, pages=rows * 8, burst=NEW, burst_seconds=10)
         self.engine = Engine(self.policy.model(), self.tokenizer, options)
         self.asked = [Prompt(self._conversation(i), "", "speed", "exact") for i in range(case.prompts)]

@@ -113,6 +113,7 @@ def reinforcement() -> ml_collections.ConfigDict:
     rl.top_p = 1.0
     rl.top_k = 0
     rl.row_tokens = 10_240  # of a row, prompt and reply
+    rl.share_prompts = False  # lay a prompt down once for its replies: pays where those are not much longer than it
     rl.rows = 64  # of a batch; an optimizer step takes as many batches as there are
     rl.sound_rows = 64
     rl.sound_units = 10_240  # of 80 ms, a row of sound
@@ -132,7 +133,7 @@ def reinforcement() -> ml_collections.ConfigDict:
     rl.kl = ml_collections.ConfigDict({"weight": 0.0, "estimator": "k3+", "reward": 0.0})  # in the loss, on tokens
     rl.kl.target = placeholder(float)  # of KL(π ‖ π_ref) a token, to which both weights adapt
     rl.overlong = ml_collections.ConfigDict({"weight": 0.0, "buffer": 1_024})
-    rl.engine = ml_collections.ConfigDict({"max_rows": 256, "pages": 0})  # 0: what memory has room for
+    rl.engine = ml_collections.ConfigDict({"max_rows": 256, "pages": 0, "burst": 16})  # 0 pages: what memory has room for
     return config
 
 

@@ -63,6 +63,9 @@ if "cpu" in os.environ["JAX_PLATFORMS"].split(",") and not (
     "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
 ):
     jax.config.update("jax_num_cpu_devices", FAKE_DEVICES)  # here only: a program a test starts sees one
+    # Eight devices of a few cores may meet late, with other work beside them; XLA ends the process after 40 s.
+    late = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {late}".strip()
 
 # The first example of a jitted function pays for its compilation, so no deadline.
 hypothesis.settings.register_profile("dev", deadline=None)

@@ -65,6 +65,8 @@ class Batch(NamedTuple):
       think_tokens: at the first token of each think block that is trained on, how many tokens it has
         (text.Rendered.thinks), 0 elsewhere; for metrics.
       extra: more [B, T] arrays by name, which an objective reads where a token is predicted: one place before it.
+      groups: segments that share the segment before them, a prompt, as if it stood at the beginning of each (their
+        positions go on after it): the number of the group in their tokens, minus that in the prompt's, 0 elsewhere.
     """
 
     tokens: Int[np.ndarray, "B T"]
@@ -76,6 +78,7 @@ class Batch(NamedTuple):
     reference: Float[np.ndarray, "B T"] | None = None
     think_tokens: Int[np.ndarray, "B T"] | None = None
     extra: dict[str, np.ndarray] | None = None
+    groups: Int[np.ndarray, "B T"] | None = None
 
 
 def encode(conversation: Conversation, tokenizer: Tokenizer, *, length_rule: str = "hf", **render_options) -> Example:

@@ -93,6 +93,7 @@ class Engine:
             model, vocab_size=tokenizer.vocab_size, steps=options.burst, length_rule=length_rule, rules=rules
         )
         self.programs.place()
+        self._hand_over = jax.jit(self._handed_over, static_argnums=0, out_shardings=self.programs.shardings)
         self.max_length = options.max_length or self.config.decoder.max_position_embeddings
         self.page_size = options.page_size or (64 if on_tpu else 16)
         self.options, rows = options, options.max_rows
@@ -320,10 +321,14 @@ class Engine:
         Raises:
           ValueError: a model of other sizes.
         """
-        own = laid_out(model, self.options, self.programs.rules)
-        self.programs.update(nnx.to_pure_dict(nnx.state(own)))
+        self.programs.update(self._hand_over(*nnx.split(model)))
         self.scheduler.forget_content()
         self.prompts.sounds.clear()
+
+    def _handed_over(self, graphdef: nnx.GraphDef, state: nnx.State) -> Any:
+        """A model's weights as the programs have theirs: one compiled pass, over the mesh one exchange."""
+        own = laid_out(nnx.merge(graphdef, state), self.options, self.programs.rules)
+        return self.programs.alike(nnx.to_pure_dict(nnx.state(own)))
 
     def _ids(self, token_ids: Iterable[int]) -> np.ndarray:
         ids = np.asarray(token_ids, np.int64)

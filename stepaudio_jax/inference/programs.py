@@ -124,6 +124,7 @@ class Programs:
         self.rules = rules if rules is not None and rules.axes else None
         self.axes = logical_axes(variables)
         self.specs = self.rules.specs(self.axes) if self.rules else None
+        self.shardings = self.rules.shardings(self.specs) if self.rules else None
         self.dtype = self.state["decoder"]["embed_tokens"].dtype
         self.lanes = self.shards("batch")
         self._hear = jax.jit(self.hear_fn, donate_argnames="features")
@@ -134,7 +135,7 @@ class Programs:
     def place(self) -> None:
         """Puts the weights where the rules want them, if they come in another layout: a trainer's."""
         if self.rules is not None:
-            self.state = jax.device_put(self.state, self.rules.shardings(self.specs))
+            self.state = jax.device_put(self.state, self.shardings)
 
     @property
     def compilations(self) -> int:
@@ -213,8 +214,8 @@ class Programs:
             seen = self._mark(seen, np.int32(lane), np.int32(place), piece, np.bool_(start == 0))
         return memory._replace(seen=seen)
 
-    def update(self, state: Any) -> None:
-        """Other weights of the same model, where the old ones lay and in their type.
+    def alike(self, state: Any) -> Any:
+        """Other weights of the same model, in the types of the present ones.
 
         Raises:
           ValueError: a tree of another structure or of other shapes.
@@ -223,7 +224,11 @@ class Programs:
         shapes = [{jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves} for leaves, _ in (old, new)]
         if wrong := sorted(set(shapes[0].items()) ^ set(shapes[1].items())):
             raise ValueError(f"weights: expected those of the same model, found a difference at {wrong[0][0]}")
-        self.state = jax.tree.map(lambda a, b: jax.device_put(b.astype(a.dtype), a.sharding), self.state, state)
+        return jax.tree.map(lambda a, b: b.astype(a.dtype), self.state, state)
+
+    def update(self, state: Any) -> None:
+        """Takes weights that are `alike`, and puts them where the old ones lay."""
+        self.state = jax.tree.map(lambda a, b: jax.device_put(b, a.sharding), self.state, state)
 
     def _model(self, state) -> StepAudio:
         return nnx.merge(self.graphdef, state)

@@ -64,11 +64,28 @@ class DecoderLayer(nnx.Module):
         return x + self.down_proj(jax.nn.silu(gate) * up)
 
 
-def attend(q: Array, k: Array, v: Array, segment_ids: Any) -> Float[Array, "B T H D"]:
-    """Causal attention within segments, round a ring where rows are split over shards."""
+def attend(q: Array, k: Array, v: Array, segment_ids: Any, groups: Any = None) -> Float[Array, "B T H D"]:
+    """Causal attention within segments, round a ring where rows are split over shards; with `groups` (data.Batch)
+    replies attend to the prompt that they share, too.
+
+    Raises:
+      ValueError: `groups` where rows are split over shards.
+    """
     if (axis_name := split_over("length")) is not None:
+        if groups is not None:
+            raise ValueError("groups: expected rows that are whole, found them split over the axis context")
         return ring_attention(q, k, v, axis_name=axis_name, causal=True, segment_ids=segment_ids)
-    return flash_attention(q, k, v, causal=True, q_segment_ids=segment_ids, kv_segment_ids=segment_ids)
+    within = {"q_segment_ids": segment_ids, "kv_segment_ids": segment_ids}
+    if groups is None:
+        return flash_attention(q, k, v, causal=True, **within)
+    replies, prompts = (jnp.maximum(sign * groups, 0) for sign in (1, -1))
+    own, own_lse = flash_attention(q, k, v, causal=True, return_lse=True, **within)
+    shared, shared_lse = flash_attention(
+        q, k, v, causal=False, q_segment_ids=replies, kv_segment_ids=prompts, return_lse=True
+    )
+    # Softmax over both: each part counts by its sum of exponentials.
+    share = jax.nn.sigmoid(jnp.where(shared_lse > -jnp.inf, shared_lse - own_lse, -jnp.inf))[..., None]
+    return (own + share * (shared.astype(jnp.float32) - own)).astype(q.dtype)
 
 
 @jax.custom_vjp
@@ -155,18 +172,20 @@ class Decoder(nnx.Module):
         positions: Int[AnyArray, "B T"],
         segment_ids: Int[AnyArray, "B T"] | None = None,
         *,
+        groups: Int[AnyArray, "B T"] | None = None,
         remat: str = "none",
     ) -> Float[Array, "B T E"]:
         """Normed hidden states of whole sequences.
 
         Args:
           segment_ids: tokens attend within their segment only; 0 is padding.
+          groups: and to the prompt that their segment shares with others (data.Batch).
         """
         cos, sin = rope_tables(self.config, positions)
 
         def step(layer: DecoderLayer, x):
             q, k, v = layer.qkv(x, cos, sin)
-            return layer.finish(x, attend(q, k, v, segment_ids)), None
+            return layer.finish(x, attend(q, k, v, segment_ids, groups)), None
 
         return self.norm(run_layers(self.layers, step, embeds, remat=remat)[0])
 

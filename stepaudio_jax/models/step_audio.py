@@ -107,6 +107,7 @@ class StepAudio(nnx.Module):
         segment_ids: Int[AnyArray, "B T"],
         audio: AudioInput | None = None,
         *,
+        groups: Int[AnyArray, "B T"] | None = None,
         length_rule: str = "hf",
         remat: str = "none",
     ) -> Float[Array, "B T E"]:
@@ -116,7 +117,7 @@ class StepAudio(nnx.Module):
             features = self.encode_audio(*audio[:3], length_rule=length_rule, remat=remat)
             # The shards of one share of the batch (along context and tensor) have each encoded some of its sound.
             features, slots = join(features, "chunks", axis=0, keep="batch"), audio.slots
-        return self.decoder(self.embed(tokens, features, slots), positions, segment_ids, remat=remat)
+        return self.decoder(self.embed(tokens, features, slots), positions, segment_ids, groups=groups, remat=remat)
 
     def __call__(self, *args, **kwargs) -> Float[Array, "B T V"]:
         """Float32 logits; arguments as `hidden`."""

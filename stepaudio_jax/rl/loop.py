@@ -114,7 +114,8 @@ class _Run:
         self.done = self._restore()
         self.log = MetricsLog(workdir, after=self.done)
         serving = ShardingRules(rules.mesh, "serve")
-        self.engine = Engine(self._served(), self.tokenizer, engine_options(config), rules=serving)
+        served = self.policy.model(jnp.dtype(config.compute_dtype))
+        self.engine = Engine(served, self.tokenizer, engine_options(config), rules=serving)
         self.sampling = sampling_of(config)
         self.begun = time.monotonic()
 
@@ -187,7 +188,7 @@ class _Run:
                 metrics["kl_scale"] = self.kl_scale
                 self.kl_scale = losses.adapted(self.kl_scale, metrics["kl_to_reference"], config.rl.kl.target)
         with self._phase("hand over", seconds):
-            self.engine.update(self._served())
+            self.engine.update(self.policy.model())
         journal.unlink(missing_ok=True)
         written_tokens = sum(len(each.token_ids) for each in sampled)
         return (
@@ -231,10 +232,6 @@ class _Run:
         if self.saved.path(self.done).exists():
             self.saved.note(self.done, scores)
         self.console.print(f"after {self.done}: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-
-    def _served(self):
-        """The policy as the engine has it."""
-        return self.policy.model(jnp.dtype(self.config.compute_dtype))
 
     def _train_state(self, policy: TrainState, critic: TrainState | None) -> tuple:
         return (policy.opt_state, policy.step, critic and (critic.params, critic.opt_state, critic.step))

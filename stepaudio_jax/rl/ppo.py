@@ -99,14 +99,13 @@ def update(
       critic: with baseline "critic".
       reference: the policy's parameters that it is held to, where a KL is asked for.
     """
-    packed = pack_rows(rollout.examples, layout)
+    pairs = zip(rollout.samples, rollout.examples, strict=True)
+    prompts = [(sample.prompt, example.num_tokens - len(sample.token_ids)) for sample, example in pairs]
+    packed = pack_rows(rollout.examples, layout, prompts)
     masks = [_chosen(each, rollout.valid) for each in packed]
     old = policy.read([each.batch for each in packed])
     extras: list[dict[str, np.ndarray]] = [{"old_log_probs": found["log_probs"]} for found in old]
-    lengths = [example.num_tokens for example in rollout.examples]
-    sampler = [
-        each.spread([[p or 0.0 for p in sample.log_probs] for sample in rollout.samples], lengths) for each in packed
-    ]
+    sampler = [each.spread([[p or 0.0 for p in sample.log_probs] for sample in rollout.samples]) for each in packed]
     if ppo.importance is not None:
         for extra, own in zip(extras, sampler, strict=True):
             extra["importance"] = np.asarray(losses.importance(extra["old_log_probs"], own, ppo.importance))

@@ -163,7 +163,8 @@ def _abstract_batch(config: Config, layout: Layout, of: str, rules: ShardingRule
     audio = AudioInput(array(jnp.float32, layout.sound_rows, layout.sound_samples), sound, sound, tokens)
     mask = array(jnp.bool_, rows, length)
     extra: Any = dict.fromkeys(names, numbers)
-    batch = Batch(tokens, tokens, tokens, mask, tokens, audio, None, None, extra)
+    groups = tokens if layout.share_prompts else None
+    batch = Batch(tokens, tokens, tokens, mask, tokens, audio, None, None, extra, groups)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         batch,

@@ -153,6 +153,7 @@ class Layout:
       rows: of a batch. length: tokens of a row. sound_rows, sound_samples: rows of sound that go with it, and their
         samples.
       shards: equal shares of the rows over a mesh.
+      share_prompts: a prompt is laid down once for the replies to it that follow in its row.
     """
 
     rows: int
@@ -160,33 +161,36 @@ class Layout:
     sound_rows: int
     sound_samples: int
     shards: int = 1
+    share_prompts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """A batch, and of each segment in it which sample it is: [rows][segments] of numbers into the samples."""
+    """A batch, and which samples are in it.
+
+    Attributes:
+      items: [rows][segments], of segments 1, 2, … the number of the sample.
+      ends: [rows][segments], the place after its last token.
+    """
 
     batch: Batch
     items: tuple[tuple[int, ...], ...]
+    ends: tuple[tuple[int, ...], ...]
 
-    def spread(self, values: Sequence[Sequence[float]], lengths: Sequence[int]) -> np.ndarray:
-        """Numbers of each sample's reply tokens, in the places before them, where they are predicted; 0 elsewhere.
-
-        Args:
-          lengths: tokens of each sample, prompt included.
-        """
+    def spread(self, values: Sequence[Sequence[float]]) -> np.ndarray:
+        """Numbers of each sample's reply tokens, in the places before them, where they are predicted; 0 elsewhere."""
         placed = np.zeros(self.batch.tokens.shape, np.float32)
         for row, items in enumerate(self.items):
-            end = 0
-            for item in items:
-                end += lengths[item]
+            for item, end in zip(items, self.ends[row], strict=True):
                 placed[row, end - len(values[item]) - 1 : end - 1] = values[item]
         return placed
 
     def segments(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
-        """One number of each sample, [rows, S], segment 1 first; 0 where there is no segment."""
-        most = max(1, *map(len, self.items))
-        return np.array([[*(values[i] for i in items), *[0] * (most - len(items))] for items in self.items], np.float32)
+        """One number of each sample, [rows, S], segment 1 first; 0 where there is no segment, or it is a prompt."""
+        placed = np.zeros((len(self.items), max(1, int(self.batch.segment_ids.max()))), np.float32)
+        for row, items in enumerate(self.items):
+            placed[row, : len(items)] = [values[item] for item in items]
+        return placed
 
 
 class _SoundRoom:
@@ -214,23 +218,28 @@ class _Filling:
 
     def __init__(self, layout: Layout):
         self.rows: list[list[int]] = [[] for _ in range(layout.rows)]
+        self._last: list[int | None] = [None] * layout.rows  # the prompt of a row's last sample
         self._room = [layout.length] * layout.rows
         each = layout.sound_rows // layout.shards, layout.sound_samples // UNIT_SAMPLES
         self._sound = [_SoundRoom(*each) for _ in range(layout.shards)]
         self._shards = layout.shards
 
-    def take(self, number: int, example: Example) -> bool:
-        """Puts an example into the row that it leaves least room in; False: none has any."""
+    def take(self, number: int, example: Example, prompt: int | None, shared: int) -> bool:
+        """Puts an example into the row that it leaves least room in; False: none has any.
+
+        Args:
+          prompt, shared: so many of its tokens need no room where they are there already, the prompt of this number.
+        """
+        needs = [example.num_tokens - (shared if prompt is not None and last == prompt else 0) for last in self._last]
         fits = [
-            row
-            for row, left in enumerate(self._room)
-            if left >= example.num_tokens and self._share(row).fits(example.chunks)
+            row for row, left in enumerate(self._room) if left >= needs[row] and self._share(row).fits(example.chunks)
         ]
         if not fits:
             return False
-        row = min(fits, key=lambda row: self._room[row])
+        row = min(fits, key=lambda row: (needs[row], self._room[row]))
         self.rows[row].append(number)
-        self._room[row] -= example.num_tokens
+        self._room[row] -= needs[row]
+        self._last[row] = prompt
         self._share(row).add(example.chunks)
         return True
 
@@ -238,37 +247,96 @@ class _Filling:
         return self._sound[row * self._shards // len(self.rows)]
 
 
-def pack_rows(examples: Sequence[Example], layout: Layout) -> list[Packed]:
+def pack_rows(
+    examples: Sequence[Example], layout: Layout, prompts: Sequence[tuple[int, int]] | None = None
+) -> list[Packed]:
     """Batches of one shape. Samples keep their order, and go to the row of a batch that they leave least room in; the
     next batch begins where none has room. So those of one prompt are together, and share its sound.
+
+    Args:
+      prompts: of each sample the number of its prompt, and how many tokens that has: with `layout.share_prompts` it is
+        laid down once for all that follow it in a row. Only its last token, which predicts a reply's first, is each
+        sample's own.
 
     Raises:
       ValueError: a sample that is longer than a row, or has more sound than goes with a batch.
     """
+    of: list[tuple[int | None, int]] = [(None, 0)] * len(examples)
+    if layout.share_prompts and prompts is not None:
+        of = [(prompt, tokens - 1) for prompt, tokens in prompts]
     batches: list[_Filling] = []
     for number, example in enumerate(examples):
         if example.num_tokens > layout.length:
             raise ValueError(
                 f"rl.row_tokens: expected at least {example.num_tokens}, which a sample has, found {layout.length}"
             )
-        if batches and batches[-1].take(number, example):
+        if batches and batches[-1].take(number, example, *of[number]):
             continue
         batches.append(_Filling(layout))
-        if not batches[-1].take(number, example):
+        if not batches[-1].take(number, example, *of[number]):
             raise ValueError(
                 f"rl.sound_units: expected room for the {example.sound_units} units of 80 ms that a sample has, found "
                 f"{layout.sound_rows} rows of {layout.sound_samples // UNIT_SAMPLES} for {layout.shards} shards"
             )
-    return [
-        Packed(
-            collate(
-                [[examples[i] for i in row] for row in filling.rows],
-                length=layout.length,
-                sound_rows=layout.sound_rows,
-                sound_samples=layout.sound_samples,
-                shards=layout.shards,
-            )._replace(think_tokens=None),
-            tuple(map(tuple, filling.rows)),
-        )
-        for filling in batches
-    ]
+    return [_packed([_pieces(items, examples, of) for items in filling.rows], layout) for filling in batches]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """What follows another in a row: a sample's tokens from number `start` on, or, of no sample, a prompt's."""
+
+    sample: int | None
+    start: int
+    example: Example
+
+
+def _pieces(items: Sequence[int], examples: Sequence[Example], of: Sequence[tuple[int | None, int]]) -> list[_Piece]:
+    """A row's samples in pieces: those that share nothing whole, of others the prompt once and what follows it."""
+    made, laid = [], None
+    for item in items:
+        prompt, shared = of[item]
+        if shared and prompt != laid:
+            made.append(_Piece(None, 0, _part(examples[item], slice(0, shared))))
+        made.append(_Piece(item, shared, _part(examples[item], slice(shared, None))))
+        laid = prompt
+    return made
+
+
+def _part(example: Example, which: slice) -> Example:
+    """Some of an example's tokens; sound is in the first ones."""
+    if not which.start and which.stop is None:
+        return example
+    rendered = example.rendered
+    spans, chunks = ((), ()) if which.start else (rendered.spans, example.chunks)
+    kept = Rendered(rendered.token_ids[which], rendered.loss_mask[which], spans)
+    return dataclasses.replace(example, rendered=kept, chunks=chunks)
+
+
+def _packed(rows: list[list[_Piece]], layout: Layout) -> Packed:
+    """The arrays of a batch of such rows: samples are segments 1, 2, …, prompts those after."""
+    batch = collate(
+        [[piece.example for piece in row] for row in rows],
+        length=layout.length,
+        sound_rows=layout.sound_rows,
+        sound_samples=layout.sound_samples,
+        shards=layout.shards,
+    )
+    groups, every_item, every_end = np.zeros_like(batch.segment_ids), [], []
+    for number, row in enumerate(rows):
+        items, ends, begin, group = [], [], 0, 0
+        samples = sum(piece.sample is not None for piece in row)
+        for piece in row:
+            own = slice(begin, begin + piece.example.num_tokens)
+            if piece.sample is None:
+                group += 1
+                batch.segment_ids[number, own], groups[number, own] = samples + group, -group
+            else:
+                items.append(piece.sample)
+                ends.append(own.stop)
+                batch.segment_ids[number, own], groups[number, own] = len(items), group if piece.start else 0
+            batch.positions[number, own] += piece.start
+            begin = own.stop
+        every_item.append(tuple(items))
+        every_end.append(tuple(ends))
+    shared = groups if layout.share_prompts else None
+    return Packed(batch._replace(think_tokens=None, groups=shared), tuple(every_item), tuple(every_end))

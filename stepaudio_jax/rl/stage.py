@@ -38,9 +38,11 @@ def layout_of(config: Config, rules: ShardingRules) -> Layout:
     sizes = {"batch": ("rl.rows", rl.rows), "length": ("rl.row_tokens", rl.row_tokens)}
     rules.check(StepAudioConfig.preset(config.model), sizes)
     shards = rules.size(rules.split("batch"))
+    if rl.share_prompts and rules.size(rules.split("length")) > 1:
+        raise ValueError("rl.share_prompts: expected rows that are whole, found an axis context that splits them")
     if rl.sound_rows % (parts := rules.size(rules.split("chunks"))):
         raise ValueError(f"rl.sound_rows: expected a multiple of the {parts} shards of sound, found {rl.sound_rows}")
-    return Layout(rl.rows, rl.row_tokens, rl.sound_rows, rl.sound_units * UNIT_SAMPLES, shards)
+    return Layout(rl.rows, rl.row_tokens, rl.sound_rows, rl.sound_units * UNIT_SAMPLES, shards, rl.share_prompts)
 
 
 def step_options(config: Config, objective: Any) -> StepOptions:
@@ -87,7 +89,9 @@ def as_critic(model: StepAudio, seed: int) -> StepAudio:
 
 def engine_options(config: Config) -> EngineOptions:
     rl = config.rl
-    return EngineOptions(max_rows=rl.engine.max_rows, max_length=rl.row_tokens, pages=rl.engine.pages or None)
+    longest = min(rl.row_tokens, StepAudioConfig.preset(config.model).decoder.max_position_embeddings)
+    own = rl.engine
+    return EngineOptions(max_rows=own.max_rows, max_length=longest, pages=own.pages or None, burst=own.burst)
 
 
 def sampling_of(config: Config) -> SamplingParams:

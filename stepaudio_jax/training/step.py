@@ -154,9 +154,10 @@ def batch_specs(rules: ShardingRules, batch: Batch, microbatches: int = 1) -> Ba
     rows = spec("batch", "length")
     sound = spec("chunks", None)
     audio = None if batch.audio is None else AudioInput(sound, sound, sound, rows)
-    reference, think_tokens = (None if x is None else rows for x in (batch.reference, batch.think_tokens))
+    optional = batch.reference, batch.think_tokens, batch.groups
+    reference, think_tokens, groups = (None if x is None else rows for x in optional)
     extra: Any = None if batch.extra is None else dict.fromkeys(batch.extra, rows)
-    return Batch(rows, rows, rows, rows, rows, audio, reference, think_tokens, extra)
+    return Batch(rows, rows, rows, rows, rows, audio, reference, think_tokens, extra, groups)
 
 
 def merge(graphdef: nnx.GraphDef, *params: Any, dtype: Any = None) -> StepAudio:
@@ -346,6 +347,7 @@ def hidden_states(model: StepAudio, batch: Batch, options: StepOptions) -> Float
         batch.positions,
         batch.segment_ids,
         batch.audio,
+        groups=batch.groups,
         remat=options.remat,
         length_rule=options.length_rule,
     )

@@ -57,6 +57,24 @@ def test_an_update_is_the_same_over_a_mesh(played, axes):
     close(updated(played), updated(played, layout=layout, mesh=mesh))
 
 
+@pytest.mark.parametrize("axes", [{}, {"fsdp": 4, "tensor": 2}])
+@pytest.mark.parametrize("baseline", ["critic", "rloo"])
+def test_an_update_is_the_same_with_prompts_that_are_shared(played, axes, baseline):
+    """Prompts of which replies share one copy; rows that hold several prompts, and break off one's replies."""
+    options = dataclasses.replace(OPTIONS, baseline=baseline, importance=2.0, kl_loss=0.1)
+    objective = PolicyLoss(Clip(), held=True, entropy_weight=0.01)
+    alone = updated(played, options, objective=objective)
+    mesh, shards = make_mesh(axes, None if axes else jax.devices()[:1]), axes.get("fsdp", 1)
+    layout = Layout(4, 64, 4 * axes.get("tensor", 1), 20 * 1280, shards, share_prompts=True)
+    close(alone, updated(played, options, layout, mesh, objective))
+
+
+def test_prompts_are_not_shared_by_rows_that_are_split(played):
+    layout = Layout(8, 64, 4, 20 * 1280, 2, share_prompts=True)
+    with pytest.raises(ValueError, match="groups: expected rows that are whole"):
+        updated(played, layout=layout, mesh=make_mesh({"data": 2, "context": 2}, jax.devices()[:4]))
+
+
 @pytest.mark.parametrize("baseline", ["critic", "grpo", "rloo", "reinforce++"])
 def test_a_sample_without_a_reward_changes_nothing(played, baseline):
     """A whole prompt's samples are masked: as if they were not there."""

@@ -81,10 +81,9 @@ def test_rows_hold_every_sample_once_and_share_sound(engine, played):
     layout = Layout(rows=4, length=64, sound_rows=1, sound_samples=24 * 1280)
     packed = pack_rows(examples, layout)
     assert sorted(i for each in packed for row in each.items for i in row) == list(range(12))
-    lengths = [example.num_tokens for example in examples]
     values = [[100 * i + j for j in range(len(each.token_ids))] for i, each in enumerate(played)]
     for each in packed:
-        spread = each.spread(values, lengths)
+        spread = each.spread(values)
         batch = each.batch
         np.testing.assert_array_equal(spread[:, :-1] > 0, (batch.loss_mask[:, 1:]) & (spread[:, :-1] > 0))
         for row, items in enumerate(each.items):
@@ -96,6 +95,34 @@ def test_rows_hold_every_sample_once_and_share_sound(engine, played):
     (first, *_) = packed
     chunks = {tuple(row[row >= 0][:1]) for row in first.batch.audio.slots}
     assert len(chunks) <= 3, "each prompt's sound is there once"
+
+
+def test_a_shared_prompt_is_there_once_for_the_replies_in_its_row(engine, played):
+    prepared = [engine.prepare(Request(p.conversation)) for p in runs.prompts()]
+    examples = [to_example(each, prepared[each.prompt]) for each in played]
+    prompts = [(each.prompt, len(prepared[each.prompt].token_ids)) for each in played]
+    layout = Layout(rows=2, length=64, sound_rows=1, sound_samples=24 * 1280, share_prompts=True)
+    packed = pack_rows(examples, layout, prompts)
+    alone = pack_rows(examples, dataclasses.replace(layout, share_prompts=False), prompts)
+    assert all(each.batch.groups is None for each in alone)
+    filled = [sum(int((each.batch.segment_ids > 0).sum()) for each in packs) for packs in (alone, packed)]
+    assert filled[1] < 0.75 * filled[0]
+    assert sorted(i for each in packed for row in each.items for i in row) == list(range(12))
+    values = [[100 * i + j + 1 for j in range(len(each.token_ids))] for i, each in enumerate(played)]
+    for each in packed:
+        batch, spread = each.batch, each.spread(values)
+        for row, items in enumerate(each.items):
+            for segment, (item, end) in enumerate(zip(items, each.ends[row], strict=True), start=1):
+                own = np.flatnonzero(batch.segment_ids[row] == segment)
+                group = batch.groups[row, own[0]]
+                prompt = np.flatnonzero(batch.groups[row] == -group)
+                whole = np.concatenate([prompt, own])
+                assert own[-1] == end - 1 and group > 0
+                np.testing.assert_array_equal(batch.tokens[row, whole], examples[item].rendered.token_ids)
+                np.testing.assert_array_equal(batch.positions[row, whole], np.arange(len(whole)))
+                np.testing.assert_array_equal(batch.loss_mask[row, whole], examples[item].rendered.loss_mask)
+                assert spread[row, whole][-len(values[item]) - 1 : -1].tolist() == values[item]
+        assert each.segments(np.arange(12) + 1).shape == (2, batch.segment_ids.max())
 
 
 def test_a_sample_longer_than_a_row_is_refused(engine, played):
