@@ -5,7 +5,8 @@
 base        a model whose supervised training is stopped where it answers 50 to 70 % of held-out questions right; the
             start of all others. Accuracy is that of replies sampled as the rollouts are, at temperature 1; that of the
             likeliest replies stands beside it
-rlvr        PPO with rewards 0.8 for the answer and 0.2 for having reasoned
+rlvr        rewards 0.8 for the answer and 0.2 for having reasoned; the baseline of a reply is the mean of the others to
+            its prompt (RLOO), for no critic can be learnt in the few updates of so short a run
 no-format   the same without the 0.2
 counts      eight replies of the base to each of 2,000 questions (`stepaudio rl filter`)
 filtered    rlvr on the questions of which 3 to 6 of 8 are right, as many updates
@@ -29,6 +30,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from rich.console import Console
@@ -55,23 +57,23 @@ from stepaudio_jax.training import read_config, report, train
 from stepaudio_jax.training.configs import Config, copy_of
 from stepaudio_jax.training.metrics import read as read_metrics
 
-KINDS = ("count", "direction", "loudness", "pitch", "timbre", "tempo", "order")
-EVENTS = 2
+KINDS = ("timbre", "order", "count", "direction")
+EVENTS = 1
 RUNS = ("rlvr", "no-format", "filtered", "hopeless", "unfiltered")
 PARTS = ("base", *RUNS[:2], "counts", *RUNS[2:], "listening")
 LISTENS = 0.15
 """Of the replies that the start of MGRD is taught, those that reason from the sound."""
 BUDGETS = (0, 16, 32, 64)
-RECORDS = 2_000
+RECORDS = 4_000
 
 
 def base_config() -> Config:
     """Supervised training, stopped early."""
     config = copy_of(read_config("configs/tiny.py"))
-    config.steps = config.eval_every = config.checkpoints.save_every = 400
+    config.steps = config.eval_every = config.checkpoints.save_every = 220
     config.save_dtype = "float32"
-    config.data.curriculum = ((250, 1, ("timbre", "order", "count", "direction")), (400, 2, KINDS))
-    config.optim.warmup_steps = 300
+    config.data.curriculum = ((220, EVENTS, KINDS),)
+    config.optim.warmup_steps = 150
     config.optim.schedule = "constant"
     return config
 
@@ -80,6 +82,12 @@ def rl_config(base: str, seed: int) -> Config:
     config = copy_of(read_config("configs/rlvr_tiny.py"))
     config.init, config.seed = base, seed
     config.prompts.miniature.update({"kinds": KINDS, "max_events": EVENTS})
+    config.trainable = ("encoder", "adaptor", "decoder")  # a model that was stopped early still learns to hear
+    config.optim.learning_rate, config.optim.warmup_steps = 5e-4, 8
+    # Many prompts with few replies each: what one prompt has to teach, four replies tell.
+    sizes = {"baseline": "rloo", "prompts": 96, "samples": 4, "minibatches": 2}
+    config.rl.update(sizes | {"share_prompts": True, "rows": 16, "row_tokens": 160, "sound_rows": 4})
+    config.rl.engine.burst = 8  # a reply has some twenty tokens
     return config
 
 
@@ -156,7 +164,7 @@ class Effects:
         def make(folder: epath.Path) -> dict[str, Any]:
             start = time.monotonic()
             path = train(base_config(), folder / "run")
-            found = examine(load_engine(str(path)), self.per_kind)
+            found = examine(load_engine(str(path), options=engine_options(rl_config("", 0))), self.per_kind)
             return {"checkpoint": str(path), "seconds": time.monotonic() - start} | found
 
         return self.steps("base", make)
@@ -277,13 +285,14 @@ def main():
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", default="runs/rl-effects")
-    parser.add_argument("--updates", type=int, default=36)
-    parser.add_argument("--per-kind", type=int, default=40, help="held-out questions of each kind")
+    parser.add_argument("--updates", type=int, default=56)
+    parser.add_argument("--per-kind", type=int, default=100, help="held-out questions of each kind")
     args = parser.parse_args()
     wanted = args.only.split(",")
     if unknown := set(wanted) - set(PARTS):
         parser.error(f"--only: expected some of {', '.join(PARTS)}, found {', '.join(sorted(unknown))}")
     console = Console(width=110)
+    jax.config.update("jax_compilation_cache_dir", str(Path(args.workdir).resolve() / "programs"))
     with RewardRunner() as runner:
         scoring = functools.partial(score, runner)
         effects = Effects(args.workdir, scoring, console, args.updates, args.per_kind)

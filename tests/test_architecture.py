@@ -35,7 +35,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 TOP_LEVEL = (PACKAGE, "checkpoints_convert", "configs")
 FORBIDDEN = {"torch", "transformers", "pickle", "cloudpickle", "dill"}
 ONLY_IN = {"orbax": "checkpoints", "tensorstore": "checkpoints"}  # library: the one room that may import it
-EXTRAS = ("data", "beam", "train", "serve", "web", "rl")  # whose libraries the packages import, inside functions
+EXTRAS = ("data", "beam", "train", "serve", "web", "rl", "judge")  # libraries imported inside functions
 DOCUMENTED = (*TOP_LEVEL, "tests", "benchmarks", "launch", "tools")
 
 REPO = Path(__file__).resolve().parent.parent

@@ -1,5 +1,7 @@
 """Replies that share one copy of their prompt: as if each had its own, forward and backward."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,11 +42,11 @@ def test_replies_see_the_prompt_they_share(sizes):
 
     def together(embeds):
         found = decoder(embeds, shape["positions"], shape["segment_ids"], groups=shape["groups"])
-        return [found[0, start:stop] for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+        return [found[0, start:stop] for start, stop in itertools.pairwise(ends)]
 
     def alone(embeds):
         found = []
-        for start, stop in zip(ends[:-1], ends[1:], strict=True):
+        for start, stop in itertools.pairwise(ends):
             whole = jnp.concatenate([embeds[:, :prompt], embeds[:, start:stop]], 1)
             found.append(decoder(whole, jnp.arange(whole.shape[1])[None])[0, prompt:])
         return found
