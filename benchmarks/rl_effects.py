@@ -57,23 +57,23 @@ from stepaudio_jax.training import read_config, report, train
 from stepaudio_jax.training.configs import Config, copy_of
 from stepaudio_jax.training.metrics import read as read_metrics
 
-KINDS = ("timbre", "order", "count", "direction")
+KINDS = ("timbre", "order", "direction")
 EVENTS = 1
 RUNS = ("rlvr", "no-format", "filtered", "hopeless", "unfiltered")
 PARTS = ("base", *RUNS[:2], "counts", *RUNS[2:], "listening")
 LISTENS = 0.15
 """Of the replies that the start of MGRD is taught, those that reason from the sound."""
 BUDGETS = (0, 16, 32, 64)
-RECORDS = 4_000
+RECORDS = 2_000
 
 
 def base_config() -> Config:
     """Supervised training, stopped early."""
     config = copy_of(read_config("configs/tiny.py"))
-    config.steps = config.eval_every = config.checkpoints.save_every = 220
+    config.steps = config.eval_every = config.checkpoints.save_every = 200
     config.save_dtype = "float32"
-    config.data.curriculum = ((220, EVENTS, KINDS),)
-    config.optim.warmup_steps = 150
+    config.data.curriculum = ((200, EVENTS, KINDS),)
+    config.optim.learning_rate, config.optim.warmup_steps = 2e-3 / 3, 199
     config.optim.schedule = "constant"
     return config
 
@@ -83,7 +83,8 @@ def rl_config(base: str, seed: int) -> Config:
     config.init, config.seed = base, seed
     config.prompts.miniature.update({"kinds": KINDS, "max_events": EVENTS})
     config.trainable = ("encoder", "adaptor", "decoder")  # a model that was stopped early still learns to hear
-    config.optim.learning_rate, config.optim.warmup_steps = 5e-4, 8
+    config.optim.learning_rate, config.optim.end_learning_rate, config.optim.warmup_steps = 5e-4, 5e-5, 8
+    config.optim.schedule = "cosine"
     # Many prompts with few replies each: what one prompt has to teach, four replies tell.
     sizes = {"baseline": "rloo", "prompts": 96, "samples": 4, "minibatches": 2}
     config.rl.update(sizes | {"share_prompts": True, "rows": 16, "row_tokens": 160, "sound_rows": 4})
@@ -285,7 +286,7 @@ def main():
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", default="runs/rl-effects")
-    parser.add_argument("--updates", type=int, default=56)
+    parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--per-kind", type=int, default=100, help="held-out questions of each kind")
     args = parser.parse_args()
     wanted = args.only.split(",")

@@ -325,7 +325,7 @@ class Engine:
         self.scheduler.forget_content()
         self.prompts.sounds.clear()
 
-    def _handed_over(self, graphdef: nnx.GraphDef, state: nnx.State) -> Any:
+    def _handed_over(self, graphdef: nnx.GraphDef, state: nnx.State) -> dict:
         """A model's weights as the programs have theirs: one compiled pass, over the mesh one exchange."""
         own = laid_out(nnx.merge(graphdef, state), self.options, self.programs.rules)
         return self.programs.alike(nnx.to_pure_dict(nnx.state(own)))

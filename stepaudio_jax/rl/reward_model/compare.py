@@ -76,12 +76,12 @@ class RewardModel:
 
     def _judged(self, forth: str | None, back: str | None) -> Judged:
         said = (forth, back)
-        levels = tuple(None if text is None else read_level(text) for text in said)
         if forth is None or back is None:
-            return Judged(None, levels, NO_ANSWER, said)
-        if levels[0] is None or levels[1] is None:
-            return Judged(None, levels, UNREADABLE, said)
-        one, other = value(levels[0], self._values), -value(levels[1], self._values)
-        if one * other < 0:
-            return Judged(0.0, levels, CONTRADICTION, said)
-        return Judged((one + other) / 2, levels, READ, said)
+            return Judged(None, (None, None), NO_ANSWER, said)
+        one, other = read_level(forth), read_level(back)
+        if one is None or other is None:
+            return Judged(None, (one, other), UNREADABLE, said)
+        first, second = value(one, self._values), -value(other, self._values)
+        if first * second < 0:
+            return Judged(0.0, (one, other), CONTRADICTION, said)
+        return Judged((first + second) / 2, (one, other), READ, said)
