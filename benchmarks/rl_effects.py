@@ -1,7 +1,9 @@
 """The effects that R1 reports of reinforcement (RECIPE §2), in small: the tiny model on the miniature world.
 
     make rl-effects, or: python -m benchmarks.rl_effects [--only base,rlvr,…] [--seeds 0,1,2]
+    python -m benchmarks.rl_effects --only hot --seeds 0     three minutes
 
+hot         the shipped model at a temperature at which it is right 60 % of the time; a few updates
 base        a model whose supervised training is stopped where it answers 50 to 70 % of held-out questions right; the
             start of all others. Accuracy is that of replies sampled as the rollouts are, at temperature 1; that of the
             likeliest replies stands beside it
@@ -60,7 +62,7 @@ from stepaudio_jax.training.metrics import read as read_metrics
 KINDS = ("timbre", "order", "direction")
 EVENTS = 1
 RUNS = ("rlvr", "no-format", "filtered", "hopeless", "unfiltered")
-PARTS = ("base", *RUNS[:2], "counts", *RUNS[2:], "listening")
+PARTS = ("base", *RUNS[:2], "counts", *RUNS[2:], "listening", "hot")
 LISTENS = 0.15
 """Of the replies that the start of MGRD is taught, those that reason from the sound."""
 BUDGETS = (0, 16, 32, 64)
@@ -93,6 +95,7 @@ def rl_config(base: str, seed: int) -> Config:
 
 
 SAMPLED = SamplingParams(temperature=1.0, max_new_tokens=96)
+HOT = 1.8
 
 
 def questions(per_kind: int, sampling: SamplingParams = GREEDY) -> list[Item]:
@@ -108,8 +111,9 @@ def questions(per_kind: int, sampling: SamplingParams = GREEDY) -> list[Item]:
     return items
 
 
-def examine(engine: Engine, per_kind: int) -> dict[str, float]:
-    sampled = evaluate(engine.generate, questions(per_kind, SAMPLED), score_answer)
+def examine(engine: Engine, per_kind: int, temperature: float = 1.0) -> dict[str, float]:
+    as_rollouts = dataclasses.replace(SAMPLED, temperature=temperature)
+    sampled = evaluate(engine.generate, questions(per_kind, as_rollouts), score_answer)
     likeliest = evaluate(engine.generate, questions(per_kind), score_answer)
     thinks = [len(engine.tokenizer.encode(done.think)) for _, done, _ in sampled.answers]
     return {
@@ -208,6 +212,23 @@ class Effects:
 
         return self.steps(f"listening/seed_{seed}", make)
 
+    def hot(self, seed: int) -> dict[str, Any]:
+        """Accuracy at a high temperature, before and after."""
+
+        def make(folder: epath.Path) -> dict[str, Any]:
+            config = rl_config("tiny", seed)
+            config.rl.temperature, config.rl.prompts = HOT, 48
+            config.steps = config.eval_every = config.checkpoints.save_every = 12
+            config.optim.warmup_steps = 2
+            start = time.monotonic()
+            looks = functools.partial(examine, per_kind=self.per_kind, temperature=HOT)
+            path = loop.train(config, folder / "run", self.scoring, evaluate=looks)
+            lines = [line for line in read_metrics(epath.Path(path).parent) if "eval_accuracy" in line]
+            before, after = (line["eval_accuracy"] for line in lines)
+            return {"seconds": time.monotonic() - start, "before": before, "after": after}
+
+        return self.steps(f"hot/seed_{seed}", make)
+
     def run(self, part: str, seed: int) -> dict[str, Any]:
         """Accuracy of the base and after the run, with the curve of what was looked at between."""
 
@@ -283,7 +304,7 @@ def figure(found: dict[str, dict[int, dict[str, Any]]], names: tuple[str, ...]) 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
+    parser.add_argument("--only", default=",".join(PARTS[:-1]), help="parts, with commas between")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", default="runs/rl-effects")
     parser.add_argument("--updates", type=int, default=40)
@@ -301,21 +322,28 @@ def main():
         if "listening" in wanted:
             console.print(listening_table({seed: effects.listening(seed) for seed in seeds}))
             wanted.remove("listening")
+        if "hot" in args.only.split(","):
+            for seed in seeds:
+                found = effects.hot(seed)
+                console.print(
+                    f"hot, seed {seed}: {found['before']:.3f} to {found['after']:.3f} in {found['seconds']:.0f} s"
+                )
+            wanted.remove("hot")
         if not wanted:
             return
         base = effects.base()
         console.print(f"base: {base['eval_accuracy']:.3f} right, after {base['seconds'] / 60:.1f} minutes")
         if "counts" in wanted:
             console.print(f"replies right, of 8, 0 to 8: {effects.counts()['histogram']}")
-        found: dict[str, dict[int, dict[str, Any]]] = {}
+        runs: dict[str, dict[int, dict[str, Any]]] = {}
         for seed in seeds:
             for part in (part for part in RUNS if part in wanted):
-                found.setdefault(part, {})[seed] = effects.run(part, seed)
-    if found:
+                runs.setdefault(part, {})[seed] = effects.run(part, seed)
+    if runs:
         page = Console(record=True, file=io.StringIO(), width=110)
         for where in (console, page):
-            where.print(table(found, base))
-        curves = figure(found, ("eval_accuracy", "eval_greedy", "eval_think_tokens", "think_tokens", "entropy"))
+            where.print(table(runs, base))
+        curves = figure(runs, ("eval_accuracy", "eval_greedy", "eval_think_tokens", "think_tokens", "entropy"))
         body = page.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
         Path(args.workdir, "report.html").write_text(report.page("effects of reinforcement", [body, curves]))
 

@@ -30,8 +30,9 @@ def get_config() -> ml_collections.ConfigDict:
     rl.prompts = 48
     rl.samples = 8
     rl.max_new_tokens = 96
-    rl.row_tokens = 160
-    rl.rows = 32
+    rl.share_prompts = True
+    rl.row_tokens = 320
+    rl.rows = 8
     rl.sound_rows = 8
     rl.sound_units = 64
     rl.critic_minibatches = 2
