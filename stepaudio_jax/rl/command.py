@@ -23,11 +23,40 @@ def define(parser: argparse.ArgumentParser) -> None:
     rounds.set_defaults(run=_mgrd)
     cognition = commands.add_parser("self-cognition", help="teach the model that it can hear, by its own replies")
     cognition.set_defaults(run=_self_cognition)
+    _define_judge_eval(commands.add_parser("judge-eval", help="how well a judge agrees with labelled preferences"))
     for each in (rounds, cognition):
         each.add_argument("--workdir", required=True, help="folder of the work; one that lies there goes on")
     for each in (train, chosen, rounds, cognition):
         each.add_argument("--config", required=True, help="a config file; override with --config.name=value")
         each.add_argument("--allow-code", action="store_true", help="rewards may run, confined, what a model wrote")
+
+
+def _define_judge_eval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="labelled comparisons: JSON lines, parquet, a data set"
+    )
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--checkpoint", help="a checkpoint of ours judges")
+    who.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible address, with /v1; key in JUDGE_API_KEY")
+    who.add_argument("--replay", metavar="FILE", help="what --record has written, without a judge")
+    parser.add_argument("--model", default="default", help="the model's name at the address")
+    parser.add_argument(
+        "--record", metavar="FILE", help="remember the judge's replies; what is in there is not asked again"
+    )
+    parser.add_argument("--sound", action="store_true", help="the judge hears clips; else it reads their transcripts")
+    parser.add_argument("--sound-root", action="append", default=[], help="where clips that records name lie")
+    parser.add_argument("--max-new-tokens", type=int, default=1024, help="of a reply of the judge (1024)")
+    parser.add_argument("--at-once", type=int, default=8, help="questions on the way to an address (8)")
+    parser.add_argument("--most-requests", type=int, help="most attempts at an address in all")
+    parser.add_argument("--limit", type=int, help="the first so many comparisons")
+    parser.add_argument("--out", metavar="FILE", help="figures and every comparison, as JSON")
+    parser.set_defaults(run=_judge_eval)
+
+
+def _judge_eval(args: argparse.Namespace) -> int:
+    from stepaudio_jax.rl.reward_model.judge_eval import run
+
+    return run(args)
 
 
 def _bounds(text: str) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Which prompts are worth training on: those that the present policy answers right sometimes (R1 §4.1: 3 to 6 of 8).
 
-    FOLDER/prompts.jsonl    of each prompt how many replies were right, and could be scored (and the rest of ask.py)
-    FOLDER/kept.json        the records kept, by source: `config.prompts.kept` of a run
-    FOLDER/report.html      how many prompts had how many right
+FOLDER/prompts.jsonl    of each prompt how many replies were right, and could be scored (and the rest of ask.py)
+FOLDER/kept.json        the records kept, by source: `config.prompts.kept` of a run
+FOLDER/report.html      how many prompts had how many right
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def no_judge(prompts: Sequence[Prompt], sampled: Sequence[Sampled]) -> list[Verd
 
 
 def judge_of(name: str) -> Judge:
-    """"small world", "none", or "package.module:function".
+    """ "small world", "none", or "package.module:function".
 
     Raises:
       ValueError: there is no such judge.

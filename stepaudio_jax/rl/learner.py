@@ -150,9 +150,7 @@ def read_policy(temperature: float, chunks: int) -> Read:
     """Log-probability and entropy of each token that is to be predicted."""
 
     def read(model, hidden, batch, targets, mask):
-        scores = token_scores(
-            hidden, model.decoder.head, targets, chunks=chunks, temperature=temperature, entropy=True
-        )
+        scores = token_scores(hidden, model.decoder.head, targets, chunks=chunks, temperature=temperature, entropy=True)
         return {"log_probs": scores.log_probs, "entropy": scores.entropy}
 
     return read

@@ -81,9 +81,7 @@ def value_loss(
     return 0.5 * jnp.maximum(free, held), held > free
 
 
-def kl(
-    log_probs: Float[AnyArray, "*N"], reference: Float[AnyArray, "*N"], estimator: KL = "k3+"
-) -> Float[Array, "*N"]:
+def kl(log_probs: Float[AnyArray, "*N"], reference: Float[AnyArray, "*N"], estimator: KL = "k3+") -> Float[Array, "*N"]:
     """Of each token an estimate of KL(π ‖ π_ref), from a token that π chose, d = log π − log π_ref.
 
     k1 is d, k2 d² / 2, k3 e^−d − 1 + d (Schulman, "Approximating KL divergence", 2020). As a loss only k2 has the

@@ -96,6 +96,4 @@ def engine_options(config: Config) -> EngineOptions:
 
 def sampling_of(config: Config) -> SamplingParams:
     rl = config.rl
-    return SamplingParams(
-        temperature=rl.temperature, top_p=rl.top_p, top_k=rl.top_k, max_new_tokens=rl.max_new_tokens
-    )
+    return SamplingParams(temperature=rl.temperature, top_p=rl.top_p, top_k=rl.top_k, max_new_tokens=rl.max_new_tokens)

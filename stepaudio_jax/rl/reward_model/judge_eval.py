@@ -1,0 +1,90 @@
+"""`stepaudio rl judge-eval`: how well a judge agrees with labelled preferences."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from stepaudio_jax.data.sounds import Sounds
+from stepaudio_jax.judges import EndpointJudge, EndpointOptions, EngineJudge, Judge, Recorded
+from stepaudio_jax.rl.reward_model.agreement import Agreement, agreement
+from stepaudio_jax.rl.reward_model.compare import Judged, RewardModel
+from stepaudio_jax.rl.reward_model.labelled import Labelled, read_labelled
+
+AT_ONCE = 32
+"""Comparisons between two looks at the progress."""
+
+
+def run(args: argparse.Namespace) -> int:
+    console = Console()
+    labelled, refused = read_labelled(args.files, Sounds(args.sound_root))
+    for error in refused[:10]:
+        console.print(f"left out: {error}", markup=False, highlight=False)
+    labelled = labelled[: args.limit]
+    if not labelled:
+        raise ValueError(
+            f"{', '.join(args.files)}: expected labelled comparisons, found none of {len(refused)} records"
+        )
+    judge = _judge(args)
+    model = RewardModel(judge, sound=args.sound, max_new_tokens=args.max_new_tokens)
+    judged = judge_all(model, labelled, console)
+    found = agreement(judged, [each.label for each in labelled])
+    console.print(table(found, judge, len(refused)))
+    if args.out:
+        rows = [
+            {"where": one.where, "label": one.label} | dataclasses.asdict(other)
+            for one, other in zip(labelled, judged, strict=True)
+        ]
+        whole = {"judge": judge.name, "agreement": dataclasses.asdict(found), "comparisons": rows}
+        Path(args.out).write_text(json.dumps(whole, indent=1) + "\n")
+    return 0
+
+
+def judge_all(model: RewardModel, labelled: Sequence[Labelled], console: Console) -> list[Judged]:
+    parts = [labelled[at : at + AT_ONCE] for at in range(0, len(labelled), AT_ONCE)]
+    judged: list[Judged] = []
+    for part in track(parts, "judging", console=console, disable=not console.is_terminal):
+        judged += model([each.comparison for each in part])
+    return judged
+
+
+def table(found: Agreement, judge: Judge, refused: int) -> Table:
+    made = Table("", judge.name, title="agreement with labels")
+    for name, value in (
+        ("comparisons judged", f"{found.judged:,}"),
+        ("without a verdict", f"{found.without:,}"),
+        ("records left out", f"{refused:,}"),
+        ("accuracy", f"{found.accuracy:.3f}"),
+        ("Cohen's kappa", f"{found.kappa:.3f}"),
+        ("position bias", f"{found.position_bias:+.3f}"),
+        ("contradictions", f"{found.contradictions:.3f}"),
+        ("ties", f"{found.ties:.3f}"),
+        *((f"labels where it says {level}", f"{mean:+.2f} ({n:,})") for level, (n, mean) in found.calibration.items()),
+        *((f"error: {kind}", f"{n:,}") for kind, n in sorted(judge.counters.errors.items())),
+        ("tokens read, written", f"{judge.counters.prompt_tokens:,}, {judge.counters.reply_tokens:,}"),
+    ):
+        made.add_row(name, value)
+    return made
+
+
+def _judge(args: argparse.Namespace) -> Judge:
+    if args.replay:
+        return Recorded(args.replay, None)
+    if args.endpoint:
+        options = EndpointOptions(at_once=args.at_once, most_requests=args.most_requests)
+        judge: Judge = EndpointJudge(
+            args.endpoint, args.model, key=os.environ.get("JUDGE_API_KEY", "none"), options=options
+        )
+    else:
+        from stepaudio_jax.inference.session import load_engine
+
+        judge = EngineJudge(load_engine(args.checkpoint), args.checkpoint)
+    return Recorded(args.record, judge) if args.record else judge
