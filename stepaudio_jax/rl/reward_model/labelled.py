@@ -87,7 +87,8 @@ def _pair(messages: Any, replies: list[Any], label: float, record: Mapping, soun
             raise RecordError(f"{where}: expected two replies as text, found {type(reply).__name__}")
     given = {"messages": messages} | {name: record[name] for name in ("audios",) if name in record}
     history = parse(given, sounds, where, prompts=True).conversation
-    return Labelled(Comparison(history, *replies, str(record.get("rubric") or "")), label, where)
+    reply, reference = replies
+    return Labelled(Comparison(history, reply, reference, str(record.get("rubric") or "")), label, where)
 
 
 def _last(conversation: Conversation, where: str) -> tuple[Conversation, str]:
