@@ -1,5 +1,6 @@
 """Who judges: a checkpoint of ours, an address, or a file of what was said before. They know no templates."""
 
+from stepaudio_jax.judges.build import make_judge
 from stepaudio_jax.judges.endpoint import EndpointJudge, EndpointOptions
 from stepaudio_jax.judges.engine import EngineJudge
 from stepaudio_jax.judges.protocol import Counters, Judge, JudgeError, Question, Reply
@@ -15,4 +16,5 @@ __all__ = [
     "Question",
     "Recorded",
     "Reply",
+    "make_judge",
 ]

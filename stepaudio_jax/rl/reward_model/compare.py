@@ -57,6 +57,11 @@ class RewardModel:
         self.judge, self._values, self._sound, self._most = judge, values, sound, max_new_tokens
         self.outcomes: collections.Counter[str] = collections.Counter()
 
+    @property
+    def lowest(self) -> float:
+        """φ of the lowest level."""
+        return self._values[0]
+
     def __call__(self, comparisons: Sequence[Comparison]) -> list[Judged]:
         """Each in both orders. Exchanging reply and reference gives the same with the sign turned."""
         asked: list[Question] = []

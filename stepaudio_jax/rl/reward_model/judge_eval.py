@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from stepaudio_jax.data.sounds import Sounds
-from stepaudio_jax.judges import EndpointJudge, EndpointOptions, EngineJudge, Judge, Recorded
+from stepaudio_jax.judges import EndpointOptions, Judge, make_judge
 from stepaudio_jax.rl.reward_model.agreement import Agreement, agreement
 from stepaudio_jax.rl.reward_model.compare import Judged, RewardModel
 from stepaudio_jax.rl.reward_model.labelled import Labelled, read_labelled
@@ -33,7 +32,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"{', '.join(args.files)}: expected labelled comparisons, found none of {len(refused)} records"
         )
-    judge = _judge(args)
+    options = EndpointOptions(at_once=args.at_once, most_requests=args.most_requests)
+    judge = make_judge(
+        checkpoint=args.checkpoint, url=args.endpoint, replay=args.replay, model=args.model, record=args.record,
+        options=options,
+    )  # fmt: skip
     model = RewardModel(judge, sound=args.sound, max_new_tokens=args.max_new_tokens)
     judged = judge_all(model, labelled, console)
     found = agreement(judged, [each.label for each in labelled])
@@ -73,18 +76,3 @@ def table(found: Agreement, judge: Judge, refused: int) -> Table:
     ):
         made.add_row(name, value)
     return made
-
-
-def _judge(args: argparse.Namespace) -> Judge:
-    if args.replay:
-        return Recorded(args.replay, None)
-    if args.endpoint:
-        options = EndpointOptions(at_once=args.at_once, most_requests=args.most_requests)
-        judge: Judge = EndpointJudge(
-            args.endpoint, args.model, key=os.environ.get("JUDGE_API_KEY", "none"), options=options
-        )
-    else:
-        from stepaudio_jax.inference.session import load_engine
-
-        judge = EngineJudge(load_engine(args.checkpoint), args.checkpoint)
-    return Recorded(args.record, judge) if args.record else judge

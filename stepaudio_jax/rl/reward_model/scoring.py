@@ -1,0 +1,55 @@
+"""Rewards of a stage that mixes what can be verified with what is preferred (R1.5 §3.3)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from stepaudio_jax.rl.reward_model.compare import RewardModel
+from stepaudio_jax.rl.reward_model.templates import Comparison
+from stepaudio_jax.rl.rewards import RewardRunner
+from stepaudio_jax.rl.rollout import Prompt, Sampled
+from stepaudio_jax.rl.scoring import score
+
+PREFERENCE = "preference"
+"""Name of the reward of prompts whose replies are compared with a reference: `Prompt.truth`, by the rubric in the
+record's column `rubric` where it has one."""
+
+
+class MixedScore:
+    """A `rl.scoring.Score`: preferences by the reward model, all other rewards by the runner."""
+
+    def __init__(self, runner: RewardRunner, model: RewardModel):
+        self._runner, self._model = runner, model
+
+    def __call__(
+        self, prompts: Sequence[Prompt], sampled: Sequence[Sampled]
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+        """A reply whose thinking was never closed says nothing: the lowest level, and nobody is asked."""
+        values, valid = np.zeros(len(prompts), np.float32), np.zeros(len(prompts), bool)
+        preferred = [i for i, prompt in enumerate(prompts) if prompt.reward == PREFERENCE]
+        verified = [i for i, prompt in enumerate(prompts) if prompt.reward != PREFERENCE]
+        about: dict[str, float] = {}
+        if verified:
+            values[verified], valid[verified], about = score(
+                self._runner, [prompts[i] for i in verified], [sampled[i] for i in verified]
+            )
+        if preferred:
+            unfinished = [i for i in preferred if not sampled[i].complete]
+            values[unfinished], valid[unfinished] = self._model.lowest, True
+            asked = [i for i in preferred if sampled[i].complete]
+            judged = self._model([comparison_of(prompts[i], sampled[i]) for i in asked])
+            for i, each in zip(asked, judged, strict=True):
+                values[i], valid[i] = each.reward or 0.0, each.reward is not None
+            outcomes = Counter(each.outcome for each in judged) + Counter(unfinished=len(unfinished))
+            about |= {f"judge/{name}": count / len(preferred) for name, count in sorted(outcomes.items())}
+        return values, valid, about
+
+
+def comparison_of(prompt: Prompt, sampled: Sampled) -> Comparison:
+    """Raises ValueError: a prompt without a reference."""
+    if not isinstance(prompt.truth, str):
+        raise ValueError(f"{prompt.source}: expected a reference to compare with, found {type(prompt.truth).__name__}")
+    return Comparison(prompt.conversation, sampled.answer, prompt.truth, str(prompt.extra.get("rubric") or ""))
