@@ -90,7 +90,8 @@ def test_a_forward_pass_at_full_width(chip, name):
     assert compiled.memory_analysis().argument_size_in_bytes == pytest.approx(weights, rel=0.05)
 
 
-def test_a_train_step_with_rematerialisation(chip):
+@pytest.mark.parametrize("shared", [False, True], ids=["packed", "sharing prompts"])
+def test_a_train_step_with_rematerialisation(chip, shared):
     """Packed rows through both kernels, recomputed in the backward pass."""
     config = shallow("8b")
     config = dataclasses.replace(config, text_config=dataclasses.replace(config.decoder, vocab_size=2048))
@@ -99,7 +100,9 @@ def test_a_train_step_with_rematerialisation(chip):
     params = nnx.to_pure_dict(params)
     state = training.TrainState(params, {}, jax.eval_shape(optimizer.init, params), jax.ShapeDtypeStruct((), jnp.int32))
     step = training.make_train_step(graphdef, optimizer, training.StepOptions(remat="full", compute_dtype=jnp.bfloat16))
-    text = jax.jit(step, donate_argnums=0).lower(on(chip, state), on(chip, batch(1, 4096, 54_000))).compile().as_text()
+    data = batch(1, 4096, 54_000)
+    data = data._replace(groups=data.tokens) if shared else data
+    text = jax.jit(step, donate_argnums=0).lower(on(chip, state), on(chip, data)).compile().as_text()
     assert "flash_attention_forward" in text and "flash_attention_backward" in text
 
 
