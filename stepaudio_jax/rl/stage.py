@@ -89,9 +89,8 @@ def as_critic(model: StepAudio, seed: int) -> StepAudio:
 
 def engine_options(config: Config) -> EngineOptions:
     rl = config.rl
-    longest = min(rl.row_tokens, StepAudioConfig.preset(config.model).decoder.max_position_embeddings)
     own = rl.engine
-    return EngineOptions(max_rows=own.max_rows, max_length=longest, pages=own.pages or None, burst=own.burst)
+    return EngineOptions(max_rows=own.max_rows, max_length=rl.row_tokens, pages=own.pages or None, burst=own.burst)
 
 
 def sampling_of(config: Config) -> SamplingParams:
