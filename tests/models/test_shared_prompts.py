@@ -1,5 +1,6 @@
 """Replies that share one copy of their prompt: as if each had its own, forward and backward."""
 
+import functools
 import itertools
 
 import jax
@@ -51,12 +52,17 @@ def test_replies_see_the_prompt_they_share(sizes):
             found.append(decoder(whole, jnp.arange(whole.shape[1])[None])[0, prompt:])
         return found
 
-    def loss(of):
-        return lambda embeds: sum((jnp.sin(3 * part) * (i + 1)).sum() for i, part in enumerate(of(embeds)))
+    @functools.partial(jax.jit, static_argnums=0)
+    def with_gradient(of, embeds):
+        def loss(embeds):
+            parts = of(embeds)
+            return sum((jnp.sin(3 * part) * (i + 1)).sum() for i, part in enumerate(parts)), parts
 
-    for a, b in zip(together(embeds), alone(embeds), strict=True):
+        return jax.grad(loss, has_aux=True)(embeds)
+
+    (found, parts), (expected, wanted) = (with_gradient(of, embeds) for of in (together, alone))
+    for a, b in zip(parts, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
-    found, expected = (jax.grad(loss(of))(embeds) for of in (together, alone))
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, expected, atol=3e-5 * float(jnp.abs(expected).max()))
 
