@@ -133,7 +133,8 @@ def reinforcement() -> ml_collections.ConfigDict:
     rl.kl = ml_collections.ConfigDict({"weight": 0.0, "estimator": "k3+", "reward": 0.0})  # in the loss, on tokens
     rl.kl.target = placeholder(float)  # of KL(π ‖ π_ref) a token, to which both weights adapt
     rl.overlong = ml_collections.ConfigDict({"weight": 0.0, "buffer": 1_024})
-    rl.engine = ml_collections.ConfigDict({"max_rows": 256, "pages": 0, "burst": 16})  # 0 pages: what memory has room for
+    rl.engine = ml_collections.ConfigDict({"max_rows": 256, "burst": 16})
+    rl.engine.pages = 0  # what memory has room for
     return config
 
 
