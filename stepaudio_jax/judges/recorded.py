@@ -16,6 +16,9 @@ from etils import epath
 from stepaudio_jax.data.pieces import write_whole
 from stepaudio_jax.judges.protocol import Counters, Judge, Question, Reply
 
+PORTION = 64
+"""Questions after which replies are written down: what was paid for is not lost with the process."""
+
 
 class Recorded:
     """A judge with a memory on disk; without a judge, a replay of one.
@@ -50,10 +53,12 @@ class Recorded:
             self.counters.errors["not in the file"] += len(missing)
             found |= dict.fromkeys(missing, Reply(error="not in the file"))
         elif missing and self._judge is not None:
-            new = self._judge([first[digest] for digest in missing])
-            self.counters.asked -= len(missing)  # which the judge has counted itself
-            found |= dict(zip(missing, new, strict=True))
-            self._write([(digest, found[digest]) for digest in missing])
+            for at in range(0, len(missing), PORTION):
+                some = missing[at : at + PORTION]
+                new = list(zip(some, self._judge([first[digest] for digest in some]), strict=True))
+                self.counters.asked -= len(some)  # which the judge has counted itself
+                self._write(new)
+                found |= dict(new)
         return [found[digest] for digest in digests]
 
     def _recall(self, digest: str) -> Reply | None:

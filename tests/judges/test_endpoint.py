@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stepaudio_jax.judges import EndpointJudge, EndpointOptions, JudgeError, Question, Recorded
+from stepaudio_jax.judges.recorded import PORTION
 from stepaudio_jax.text import Audio, Conversation, human, system
 
 FAST = EndpointOptions(at_once=4, attempt_seconds=1.0, patience_seconds=6.0, first_wait=0.05, longest_wait=0.4)
@@ -235,3 +236,15 @@ def test_questions_are_known_by_all_that_is_asked():
     assert digests[0] == digests[1] != digests[2]
     others = {question().digest, question(1).digest, question(seed=1).digest, question(temperature=1.0).digest}
     assert len(others | {question(max_new_tokens=5).digest}) == 5
+
+
+def test_what_was_answered_before_the_judge_failed_is_kept(serve, tmp_path):
+    server, path = serve(), tmp_path / "replies.jsonl"
+    judge = Recorded(path, EndpointJudge(server.url, "m", options=EndpointOptions(at_once=1)))
+    asked = [question(i) for i in range(PORTION + 3)]
+    server.plan = ["answer"] * (PORTION + 1) + [401]
+    with pytest.raises(JudgeError):
+        judge(asked)
+    assert len(path.read_text().splitlines()) == PORTION
+    judge(asked)
+    assert len(path.read_text().splitlines()) == len(asked) and len(server.bodies) < 2 * PORTION

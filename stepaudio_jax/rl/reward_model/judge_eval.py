@@ -5,18 +5,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
+from etils import epath
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from stepaudio_jax.data.pieces import write_whole
+from stepaudio_jax.data.samples import RecordError
 from stepaudio_jax.data.sounds import Sounds
 from stepaudio_jax.judges import EndpointOptions, Judge, make_judge
 from stepaudio_jax.rl.reward_model.agreement import Agreement, agreement
 from stepaudio_jax.rl.reward_model.compare import Judged, RewardModel
 from stepaudio_jax.rl.reward_model.labelled import Labelled, read_labelled
+from stepaudio_jax.rl.reward_model.templates import comparison
 
 AT_ONCE = 32
 """Comparisons between two looks at the progress."""
@@ -25,6 +30,8 @@ AT_ONCE = 32
 def run(args: argparse.Namespace) -> int:
     console = Console()
     labelled, refused = read_labelled(args.files, Sounds(args.sound_root))
+    labelled, mute = _that_can_be_shown(labelled, args.sound)
+    refused += mute
     for error in refused[:10]:
         console.print(f"left out: {error}", markup=False, highlight=False)
     labelled = labelled[: args.limit]
@@ -47,8 +54,29 @@ def run(args: argparse.Namespace) -> int:
             for one, other in zip(labelled, judged, strict=True)
         ]
         whole = {"judge": judge.name, "agreement": dataclasses.asdict(found), "comparisons": rows}
-        Path(args.out).write_text(json.dumps(whole, indent=1) + "\n")
+        write_whole(epath.Path(args.out), (json.dumps(_without_nan(whole), indent=1, allow_nan=False) + "\n").encode())
     return 0
+
+
+def _that_can_be_shown(labelled: Sequence[Labelled], sound: bool) -> tuple[list[Labelled], list[RecordError]]:
+    """Those whose dialogue the judge can be given, before any is asked; why not the others."""
+    found, refused = [], []
+    for each in labelled:
+        try:
+            comparison(each.comparison.history, "", "", "", sound=sound)
+            found.append(each)
+        except ValueError as error:
+            refused.append(RecordError(f"{each.where}: {error}"))
+    return found, refused
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no such number: null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def judge_all(model: RewardModel, labelled: Sequence[Labelled], console: Console) -> list[Judged]:

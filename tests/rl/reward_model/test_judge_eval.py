@@ -82,3 +82,17 @@ def test_the_command_names_what_is_wrong(path, tmp_path, capsys):
     assert "expected labelled comparisons, found none of 0 records" in capsys.readouterr().err
     assert main(["rl", "judge-eval", str(path), "--replay", str(tmp_path / "none.jsonl")]) != 0
     assert "expected a file of a judge's replies, found none" in capsys.readouterr().err
+
+
+def test_sound_that_nobody_can_judge_is_left_out_before_anything_is_asked(tmp_path, capsys):
+    """A judge that reads, a clip without a transcript; and figures that are not numbers are null."""
+    sound = {"messages": [{"role": "user", "content": "<audio>What?"}], "reply": "a", "reference": "b", "label": 0}
+    sound["audios"] = [{"array": [0.0] * 16_000, "sampling_rate": 16_000}]
+    file, replies, out = (tmp_path / name for name in ("labelled.jsonl", "replies.jsonl", "figures.json"))
+    file.write_text(json.dumps(sound) + "\n" + json.dumps(RECORDS[0]) + "\n")
+    replies.write_text("")
+    assert main(["rl", "judge-eval", str(file), "--replay", str(replies), "--out", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "labelled.jsonl:1: turn 1: expected a column transcript" in shown
+    figures = json.loads(out.read_text(), parse_constant=pytest.fail)["agreement"]
+    assert figures["judged"] == 0 and figures["without"] == 1 and figures["accuracy"] is None
