@@ -125,7 +125,12 @@ class StepAudio(nnx.Module):
 
 
 def make_critic(model: StepAudio, rngs: nnx.Rngs) -> None:
-    """Gives a policy a linear value head in place of its language head; it begins by expecting 0 of everything."""
-    model.value_head = Linear(rngs, (model.config.decoder.hidden_size, 1), ("embed", None), bias=True)
+    """Gives a policy a linear value head in place of its language head; it begins by expecting 0 of everything.
+
+    Every device holds the whole head: it is one column. (Cut along fsdp, its gradient would be a reduce-scatter that
+    hangs on nothing but the loss, and XLA's CPU backend starts such a collective while those of the layers' loop still
+    run, of which it does not tell it apart: eight fake devices waited for each other for ever.)
+    """
+    model.value_head = Linear(rngs, (model.config.decoder.hidden_size, 1), (None, None), bias=True)
     model.value_head.kernel[...] = jnp.zeros_like(model.value_head.kernel[...])
     model.decoder.lm_head = None

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     labelled, mute = _that_can_be_shown(labelled, args.sound)
     refused += mute
     for error in refused[:10]:
-        console.print(f"left out: {error}", markup=False, highlight=False)
+        console.print(f"left out: {error}", markup=False, highlight=False, soft_wrap=True)
     labelled = labelled[: args.limit]
     if not labelled:
         raise ValueError(
