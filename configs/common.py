@@ -132,10 +132,34 @@ def reinforcement() -> ml_collections.ConfigDict:
     rl.importance = placeholder(float)  # highest weight against the mismatch of sampler and trainer
     rl.kl = ml_collections.ConfigDict({"weight": 0.0, "estimator": "k3+", "reward": 0.0})  # in the loss, on tokens
     rl.kl.target = placeholder(float)  # of KL(π ‖ π_ref) a token, to which both weights adapt
+    # The reference that a KL holds the policy to: every so many updates it goes this part of the way to the policy.
+    rl.reference = ml_collections.ConfigDict({"every": 0, "rate": 1.0})  # 0: it stays
+    rl.normalise = False  # rewards within each source: less their mean, by their standard deviation
+    rl.policy_sees_rubric = False
+    # Taken off the reward of a reply that shows the sign (rl/guards.py); 0: counted only.
+    rl.guards = ml_collections.ConfigDict({"length": 0.0, "repetition": 0.0, "verdict": 0.0, "language": 0.0})
     rl.overlong = ml_collections.ConfigDict({"weight": 0.0, "buffer": 1_024})
     rl.engine = ml_collections.ConfigDict({"max_rows": 256, "burst": 16})
     rl.engine.pages = 0  # what memory has room for
     return config
+
+
+def reward_model() -> ml_collections.ConfigDict:
+    """What compares the replies to prompts of reward "preference" with their references (rl/reward_model)."""
+    return ml_collections.ConfigDict(
+        {
+            "judge": "",  # "checkpoint", "endpoint", "replay", "miniature"
+            "at": "",  # its path or address; the key of an address is in the environment: JUDGE_API_KEY
+            "model": "default",  # its name at the address
+            "sound": False,  # it hears clips; else it reads their transcripts
+            "max_new_tokens": 1_024,
+            "scale": "whole",  # or "points": each of the rubric on its own, with its weight
+            "values": (-1.0, -0.5, 0.0, 0.5, 1.0),  # φ of the five levels
+            "references": "record",  # or "reference": what the reference policy replies
+            "at_once": 8,  # questions on the way to an address
+            "most_requests": placeholder(int),
+        }
+    )
 
 
 def small_world() -> ml_collections.ConfigDict:
@@ -148,7 +172,22 @@ def small_world() -> ml_collections.ConfigDict:
             "records": 0,  # never the same question twice
             "seed": placeholder(int),  # of the questions; the run's
             "wrong_captions": placeholder(float),  # no captions
+            "weight": 1.0,  # beside other sources
             "reward": "audio",
             "accuracy": "exact",
+        }
+    )
+
+
+def dialogues() -> ml_collections.ConfigDict:
+    """Prompts from the miniature world's dialogues (rl/prompts.py)."""
+    return ml_collections.ConfigDict(
+        {
+            "kinds": (),  # all
+            "max_events": 3,
+            "rubric_share": 0.5,  # of the prompts; the others are judged by what people prefer
+            "records": 0,  # never the same dialogue twice
+            "seed": placeholder(int),  # the run's
+            "weight": 1.0,
         }
     )

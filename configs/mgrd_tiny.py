@@ -1,7 +1,7 @@
 """Modality-grounded reasoning distillation in small: a tiny model that reasons from captions learns to listen.
 
 Questions come with a caption of the sound, half of which are of another scene. The start is a model that was taught to
-reason from the caption (`python -m benchmarks.rl_effects --only start-mgrd` makes one).
+reason from the caption (`python -m benchmarks.rl_effects --only listening` makes one).
 
 Data:      stepaudio data miniature texts --records=400 --text-share=1
            stepaudio data build texts/data.jsonl --out=texts/built

@@ -29,7 +29,7 @@ class Question:
     @property
     def prompt(self) -> Conversation:
         """The conversation without the reply."""
-        return Conversation(self.conversation.turns[:-1])
+        return dataclasses.replace(self.conversation, turns=self.conversation.turns[:-1])
 
 
 @dataclasses.dataclass(frozen=True)

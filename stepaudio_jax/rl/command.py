@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Callable
 
 
 def define(parser: argparse.ArgumentParser) -> None:
@@ -69,17 +70,21 @@ def _bounds(text: str) -> tuple[int, int]:
 def _train(args: argparse.Namespace) -> int:
     from stepaudio_jax.parallel import distributed
     from stepaudio_jax.rl.loop import train
+    from stepaudio_jax.rl.reward_model.build import make_reward_model
+    from stepaudio_jax.rl.reward_model.scoring import MixedScore
     from stepaudio_jax.rl.rewards import RewardRunner
-    from stepaudio_jax.rl.scoring import score
+    from stepaudio_jax.rl.scoring import Score, score
     from stepaudio_jax.training import Stopped, read_config
 
     config = read_config(args.config, args.rest)
     allowed = [key for key in args.allow_change.split(",") if key]
     distributed.start()
-    evaluate = _examine if "miniature" in config.prompts else None
+    evaluate = _look_at(config)
     try:
         with RewardRunner(allow_code=args.allow_code) as runner:
-            scoring = functools.partial(score, runner)
+            scoring: Score = functools.partial(score, runner)
+            if "reward_model" in config:
+                scoring = MixedScore(runner, make_reward_model(config, args.workdir))
             path = train(config, args.workdir, scoring, evaluate=evaluate, allow_change=allowed)
     except Stopped as stopped:
         return stopped.exit_code
@@ -145,6 +150,17 @@ def _examine_listening(engine) -> dict[str, float]:
     from stepaudio_jax.evals.miniature import examine_listening
 
     return examine_listening(engine.generate, per_kind=12)
+
+
+def _look_at(config) -> Callable[..., dict[str, float]] | None:
+    """What a run looks at between updates: the small world, where its prompts come from there."""
+    from stepaudio_jax.evals.dialogues import examine_dialogues
+
+    looks = [_examine] if "miniature" in config.prompts else []
+    if "dialogues" in config.prompts:
+        own = config.prompts.dialogues
+        looks.append(lambda engine: examine_dialogues(engine.generate, 48, kinds=own.kinds, max_events=own.max_events))
+    return (lambda engine: dict(item for look in looks for item in look(engine).items())) if looks else None
 
 
 def _examine(engine) -> dict[str, float]:

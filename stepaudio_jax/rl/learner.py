@@ -129,9 +129,10 @@ class Learner:
             shardings,
         )
 
-    def model(self, dtype: Any = None) -> StepAudio:
-        """With the present parameters."""
-        return merge(self.graphdef, self.state.params, self.state.frozen, dtype=dtype)
+    def model(self, dtype: Any = None, state: TrainState | None = None) -> StepAudio:
+        """With the present parameters, or others."""
+        state = state or self.state
+        return merge(self.graphdef, state.params, state.frozen, dtype=dtype)
 
     def kept(self) -> TrainState:
         """The present parameters, which later steps leave alone, without an optimizer's state."""

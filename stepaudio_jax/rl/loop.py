@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ from stepaudio_jax import checkpoints
 from stepaudio_jax.inference import Engine, Request
 from stepaudio_jax.parallel import ShardingRules, make_mesh
 from stepaudio_jax.rl import losses, ppo
-from stepaudio_jax.rl.prompts import Prompts
+from stepaudio_jax.rl.guards import GUARDS, signs
+from stepaudio_jax.rl.prompts import PREFERENCE, Prompts, with_rubric
 from stepaudio_jax.rl.rollout import Prompt, Sampled, rollout, to_example
 from stepaudio_jax.rl.scoring import Score
 from stepaudio_jax.rl.stage import as_critic, critic_of, engine_options, layout_of, policy_of, ppo_of, sampling_of
@@ -41,6 +43,8 @@ from stepaudio_jax.training.step import TrainState
 Evaluate = Callable[[Engine], dict[str, float]]
 
 PHASES = ("rollout", "reward", "learn", "hand over")
+LEAST_SPREAD = 1e-6
+"""Standard deviation of rewards below which they are all the same."""
 
 
 def train(
@@ -104,7 +108,15 @@ class _Run:
         if self.ppo.baseline == "critic":
             self.critic = critic_of(config, rules).begin(as_critic(init_model(config, rules), config.seed))
         held = config.rl.kl.weight or config.rl.kl.reward
-        self.reference = self.policy.kept() if held else None
+        self.replies_to_beat = "reward_model" in config and config.reward_model.references == "reference"
+        self.reference = self.policy.kept() if held or self.replies_to_beat else None
+        self.held = bool(held)
+        follow = config.rl.reference
+        if follow.every < 0 or not 0 < follow.rate <= 1:
+            raise ValueError(f"rl.reference: expected every from 0 and a rate of more than 0 to 1, found {follow}")
+        self.moves = self.reference is not None and follow.every > 0
+        if unknown := set(config.rl.guards) - set(GUARDS):
+            raise ValueError(f"rl.guards: expected {', '.join(GUARDS)}, found {', '.join(sorted(unknown))}")
         self.kl_scale = 1.0
         self.saved = run_checkpoints(config, workdir, self.policy.model(), tokenizer_json)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -167,8 +179,15 @@ class _Run:
     def _update(self, number: int) -> dict[str, float]:
         """From the state after so many updates to the next."""
         config, seconds = self.config, {}
-        prompts = self.prompts(number)
+        prompts, journals = self.prompts(number), []
+        if config.rl.policy_sees_rubric:
+            prompts = [with_rubric(prompt) for prompt in prompts]
+        if self.replies_to_beat:
+            journals.append(self.workdir / "rollouts" / f"{number:06d}-references.jsonl")
+            with self._phase("references", seconds, sum(p.reward == PREFERENCE for p in prompts)) as advance:
+                prompts = self._with_references(prompts, number, journals[-1], advance)
         journal = self.workdir / "rollouts" / f"{number:06d}.jsonl"
+        journals.append(journal)
         count = len(prompts) * self.ppo.samples
         with self._phase("rollout", seconds, count) as advance:
             sampled = rollout(
@@ -179,17 +198,25 @@ class _Run:
             asked = [prompts[each.prompt] for each in sampled]
             scores, valid, about = self.score(asked, sampled)
             scores = scores - overlong(sampled, config.rl.max_new_tokens, config.rl.overlong)
+            shown = signs(asked, sampled)
+            scores = scores - sum(config.rl.guards.get(name, 0.0) * found for name, found in shown.items())
+            about |= {f"guards/{name}": float(found.mean()) for name, found in shown.items()}
+            learnt = normalised(scores, valid, [prompt.source for prompt in asked]) if config.rl.normalise else scores
         with self._phase("learn", seconds):
             prepared = [self.engine.prepare(Request(prompt.conversation)) for prompt in prompts]
             examples = [to_example(s, prepared[s.prompt]) for s in sampled]
-            whole = ppo.Rollout(sampled, examples, scores.astype(np.float32), valid)
-            metrics = ppo.update(whole, self._scaled(), self.layout, self.policy, self.critic, self.reference)
+            whole = ppo.Rollout(sampled, examples, np.asarray(learnt, np.float32), valid)
+            held = self.reference if self.held else None
+            metrics = ppo.update(whole, self._scaled(), self.layout, self.policy, self.critic, held)
+            if self.moves and self.reference and (number + 1) % config.rl.reference.every == 0:
+                self.reference = moved(self.reference, self.policy.kept(), config.rl.reference.rate)
             if config.rl.kl.target is not None:
                 metrics["kl_scale"] = self.kl_scale
                 self.kl_scale = losses.adapted(self.kl_scale, metrics["kl_to_reference"], config.rl.kl.target)
         with self._phase("hand over", seconds):
             self.engine.update(self.policy.model())
-        journal.unlink(missing_ok=True)
+        for journal in journals:
+            journal.unlink(missing_ok=True)
         written_tokens = sum(len(each.token_ids) for each in sampled)
         return (
             metrics
@@ -198,6 +225,20 @@ class _Run:
             | {f"seconds/{name}": value for name, value in seconds.items()}
             | {"rollout_tokens_per_second": written_tokens / max(seconds["rollout"], 1e-9)}
         )
+
+    def _with_references(self, prompts: list[Prompt], number: int, journal: epath.Path, advance) -> list[Prompt]:
+        """Preferences are compared with what the reference policy replies."""
+        compared = [i for i, prompt in enumerate(prompts) if prompt.reward == PREFERENCE]
+        self.engine.update(self.policy.model(state=self.reference))
+        written = rollout(
+            self.engine, [prompts[i] for i in compared], 1, self.sampling, (self.config.seed, number, 1),
+            journal=journal, progress=lambda _: advance(),
+        )  # fmt: skip
+        self.engine.update(self.policy.model())
+        made = list(prompts)
+        for i, reply in zip(compared, written, strict=True):
+            made[i] = dataclasses.replace(prompts[i], truth=reply.answer)
+        return made
 
     def _scaled(self) -> ppo.PPO:
         """With the KL's weights as they are by now."""
@@ -233,8 +274,10 @@ class _Run:
             self.saved.note(self.done, scores)
         self.console.print(f"after {self.done}: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 
-    def _train_state(self, policy: TrainState, critic: TrainState | None) -> tuple:
-        return (policy.opt_state, policy.step, critic and (critic.params, critic.opt_state, critic.step))
+    def _train_state(self, policy: TrainState, critic: TrainState | None, reference: Any) -> tuple:
+        """Of a reference that moves the parameters; one that stays is the model that the run begins with."""
+        of_critic = critic and (critic.params, critic.opt_state, critic.step)
+        return (policy.opt_state, policy.step, of_critic, *((reference,) if self.moves else ()))
 
     def _save(self):
         policy, critic = self.policy.state, self.critic and self.critic.state
@@ -243,7 +286,7 @@ class _Run:
         self.saved.save(
             self.done,
             policy.params,
-            self._train_state(policy, critic),
+            self._train_state(policy, critic, self.reference and self.reference.params),
             frozen=bool(policy.frozen) and not self.lora,
             about={"kl_scale": self.kl_scale},
             config=written(self.config),
@@ -253,11 +296,13 @@ class _Run:
         """The newest checkpoint's state, if there is one. Returns its number of updates."""
         policy, critic = self.policy.abstract_state(), self.critic and self.critic.abstract_state()
         restored = self.saved.restore(
-            policy.params, {} if self.lora else policy.frozen, self._train_state(policy, critic)
+            policy.params, {} if self.lora else policy.frozen, self._train_state(policy, critic, policy.params)
         )
         if restored is None:
             return 0
-        opt_state, step, of_critic = restored.train
+        opt_state, step, of_critic, *of_reference = restored.train
+        if of_reference and self.reference is not None:
+            self.reference = self.reference._replace(params=of_reference[0])
         self.kl_scale = restored.about["kl_scale"]
         self.policy.state = TrainState(restored.params, self.policy.state.frozen, opt_state, step)
         if self.critic is not None:
@@ -272,6 +317,8 @@ CURVES = (
     ("length of replies, tokens", ("think_tokens", "reply_tokens")),
     ("entropy", ("entropy",)),
     ("KL", ("kl_to_reference", "kl_to_old")),
+    ("what the judge said, share of the preferences", ("judge/",)),
+    ("signs of pleasing the judge, share of the replies", ("guards/",)),
     ("share that was clipped, cut off, or had no reward", ("clip_fraction", "truncated", "without_reward")),
     ("critic", ("critic/loss", "explained_variance")),
     ("seconds by phase", ("seconds/",)),
@@ -284,6 +331,27 @@ def overlong(sampled: Sequence[Sampled], most: int, options: Config) -> np.ndarr
         return np.zeros(len(sampled), np.float32)
     lengths = np.array([len(each.token_ids) for each in sampled])
     return (options.weight * np.clip((lengths - (most - options.buffer)) / options.buffer, 0, 1)).astype(np.float32)
+
+
+@jax.jit
+def _mixed(one, other, rate):
+    return jax.tree.map(lambda a, b: (a + rate * (b - a)).astype(a.dtype), one, other)
+
+
+def moved(reference: TrainState, policy: TrainState, rate: float) -> TrainState:
+    """A reference that has gone this part of the way to the policy; with 1 it is the policy."""
+    return policy if rate == 1 else reference._replace(params=_mixed(reference.params, policy.params, rate))
+
+
+def normalised(scores: np.ndarray, valid: np.ndarray, sources: Sequence[str]) -> np.ndarray:
+    """Rewards within each source less their mean, by their standard deviation; those that there are count."""
+    made = np.zeros(len(scores), np.float64)
+    for source in set(sources):
+        own = valid & np.array([each == source for each in sources])
+        if own.any():
+            values = scores[own].astype(np.float64)
+            made[own] = (values - values.mean()) / max(values.std(), LEAST_SPREAD)
+    return made.astype(np.float32)
 
 
 def about_replies(

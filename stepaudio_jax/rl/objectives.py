@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from stepaudio_jax.parallel.collectives import sum_over
@@ -72,8 +73,9 @@ class PolicyLoss(_Weighted):
             "kl_to_old": kl(scores.log_probs, given["old_log_probs"], "k3"),
             "ratio": jnp.exp(log_ratio(scores.log_probs, given["old_log_probs"])),
         }
-        if self.held:
-            each["kl_to_reference"] = kl(scores.log_probs, given["reference"], self.kl)
+        if self.held:  # of the policy as it is, by tokens of the one that it was
+            ratio = jax.lax.stop_gradient(each["ratio"])
+            each["kl_to_reference"] = ratio * kl(scores.log_probs, given["reference"], self.kl)
             each["kl_loss"] = given["kl_weight"] * each["kl_to_reference"]
         if self.entropy_weight:
             each["entropy"] = scores.entropy

@@ -3,6 +3,7 @@ interrupted goes on with the same ones."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -13,10 +14,17 @@ from etils import epath
 from stepaudio_jax import miniature
 from stepaudio_jax.data.permutation import permute
 from stepaudio_jax.data.stored import StoredDataset
+from stepaudio_jax.rl.reward_model.templates import rubric_of
 from stepaudio_jax.rl.rewards import AnyReward, Reward
 from stepaudio_jax.rl.rollout import Prompt
-from stepaudio_jax.text import Conversation
+from stepaudio_jax.text import Conversation, system
 from stepaudio_jax.training.configs import Config
+
+PREFERENCE = "preference"
+"""Name of the reward of prompts whose replies are compared with a reference: `Prompt.truth`, by the rubric in the
+record's column `rubric` where it has one (reward_model/scoring.py)."""
+
+MIDDLING = miniature.Care(0.5, 0.5, 0.5)
 
 ENDLESS = 2**40
 """Records of the small world where a config does not number them: none comes twice."""
@@ -36,8 +44,8 @@ class Source(Protocol):
 class Prompts:
     """Drawn from sources by weight, each in an order of its own, over and over.
 
-    config.prompts: `miniature` (`MiniatureSource`), stored data sets in `sources` (`StoredSource`), or both; `kept`,
-    what `stepaudio rl filter` has left of them, "" for all.
+    config.prompts: `miniature` (`MiniatureSource`), `dialogues` (`DialogueSource`), stored data sets in `sources`
+    (`StoredSource`), or several of them; `kept`, what `stepaudio rl filter` has left of them, "" for all.
     """
 
     def __init__(self, config: Config):
@@ -82,9 +90,10 @@ def sources_of(config: Config) -> list[Source]:
       ValueError: neither the small world nor data sets.
     """
     found: list[Source] = [MiniatureSource(config)] if "miniature" in config.prompts else []
+    found += [DialogueSource(config)] if "dialogues" in config.prompts else []
     found += [StoredSource(name, options) for name, options in config.prompts.get("sources", {}).items()]
     if not found:
-        raise ValueError("prompts: expected a section miniature, or data sets in sources, found neither")
+        raise ValueError("prompts: expected a section miniature or dialogues, or data sets in sources, found none")
     return found
 
 
@@ -103,6 +112,19 @@ def read_kept(path: epath.PathLike, sources: Sequence[Source]) -> list[Sequence[
     return [kept[source.name]["kept"] for source in sources]
 
 
+def with_rubric(prompt: Prompt) -> Prompt:
+    """The prompt with its rubric as the policy's instruction, while the judge sees the dialogue as it was (R1.5 §3.3,
+    equations 4 and 5 read literally); one without a rubric as it is."""
+    text, _ = rubric_of(prompt.extra.get("rubric"))
+    if not text:
+        return prompt
+    first, *rest = prompt.conversation.turns
+    said = f"Your reply will be judged by:\n{text}"
+    turns = (system(f"{first.text}\n\n{said}"), *rest) if first.role == "system" else (system(said), first, *rest)
+    conversation = dataclasses.replace(prompt.conversation, turns=turns)
+    return dataclasses.replace(prompt, conversation=conversation, history=prompt.history or prompt.conversation)
+
+
 def reward_of(options: Config) -> AnyReward:
     """The reward of a data set: `reward`, its name; `accuracy`, where it wraps another, the name of that."""
     return Reward(options.reward, {"accuracy": options.accuracy}) if options.accuracy else options.reward
@@ -113,13 +135,14 @@ class MiniatureSource:
 
     config.prompts.miniature: kinds (all, if empty), max_events, text_share; records (0: endless); seed (the run's, if
     None); wrong_captions, the share of the questions whose caption contradicts the sound (miniature.captions; None: no
-    captions at all); reward and accuracy (`reward_of`).
+    captions at all); weight; reward and accuracy (`reward_of`).
     """
 
-    name, weight = "miniature", 1.0
+    name = "miniature"
 
     def __init__(self, config: Config):
         self._options = config.prompts.miniature
+        self.weight = float(self._options.get("weight", 1.0))
         own = self._options.get("seed")
         self._seed = config.seed if own is None else own
         self._reward = reward_of(self._options)
@@ -140,6 +163,34 @@ class MiniatureSource:
             contradicts = bool(rng.random() < wrong)
             question = miniature.make_captioned(rng, kind, contradicts=contradicts, max_events=options.max_events)
         return Prompt(question.prompt, question.answer, question.kind, self._reward, {"scene": question.scene})
+
+
+class DialogueSource:
+    """Dialogues of the small world, each drawn from (seed, its number); their replies are preferred or not, by a rubric
+    or without one. What they are compared with is middling: it does each thing half of the time.
+
+    config.prompts.dialogues: kinds (all, if empty), max_events, rubric_share, records (0: endless), seed (the run's, if
+    None), weight.
+    """
+
+    name = "dialogues"
+
+    def __init__(self, config: Config):
+        self._options = config.prompts.dialogues
+        self.weight, own = float(self._options.weight), self._options.get("seed")
+        self._seed = config.seed if own is None else own
+
+    def __len__(self) -> int:
+        return self._options.records or ENDLESS
+
+    def prompt(self, record: int) -> Prompt:
+        rng, options = np.random.default_rng((self._seed, 5, record)), self._options
+        kind = str(rng.choice(options.kinds)) if options.kinds else None
+        made = miniature.make_dialogue(rng, kind, care=MIDDLING, max_events=options.max_events)
+        ruled = bool(rng.random() < options.rubric_share)
+        extra = dict(made.conversation.extra) | ({} if ruled else {"rubric": ""})
+        reference = made.conversation.turns[-1].text
+        return Prompt(made.prompt, reference, "rubric" if ruled else "preference", PREFERENCE, extra)
 
 
 class StoredSource:
@@ -168,4 +219,5 @@ class StoredSource:
         if truth is None:
             raise ValueError(f"{sample.where}: expected an answer to compare with, found none")
         asked = turns if last is None else turns[:last]
-        return Prompt(Conversation(tuple(asked), sample.conversation.tools), truth, self.name, self._reward, extra)
+        prompt = Conversation(tuple(asked), sample.conversation.tools, extra)
+        return Prompt(prompt, truth, self.name, self._reward, extra)

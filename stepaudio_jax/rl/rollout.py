@@ -33,6 +33,7 @@ class Prompt:
       source: name of the data set, for metrics.
       reward: of its replies.
       extra: the record's other columns.
+      history: the dialogue as a judge is shown it, where the policy is shown more; None: the conversation.
     """
 
     conversation: Conversation
@@ -40,6 +41,7 @@ class Prompt:
     source: str
     reward: AnyReward
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    history: Conversation | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,6 +101,19 @@ def test_the_first_step_is_on_policy(played):
     assert 0 < metrics["entropy"] < np.log(520)
 
 
+@pytest.mark.parametrize("optimizer", [optax.sgd, optax.adam])
+@pytest.mark.parametrize("baseline", ["critic", "grpo", "rloo"])
+def test_where_there_is_nothing_to_learn_not_a_bit_changes(played, baseline, optimizer):
+    """Rewards that are all 0, a critic that expects 0, no KL: whitening divides by a spread that is none."""
+    policy, critic = runs.learners(rate=0.1, critic=baseline == "critic", optimizer=optimizer)
+    before = [jax.device_get(learner.state.params) for learner in (policy, critic) if learner]
+    nothing = dataclasses.replace(played, scores=np.zeros_like(played.scores))
+    metrics = ppo.update(nothing, dataclasses.replace(OPTIONS, baseline=baseline), runs.LAYOUT, policy, critic)
+    after = [jax.device_get(learner.state.params) for learner in (policy, critic) if learner]
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert metrics["policy_loss"] == 0
+
+
 def test_epochs_and_minibatches_move_away_from_the_old_policy(played):
     _, metrics = updated(played, dataclasses.replace(OPTIONS, epochs=3, minibatches=2), Layout(2, 64, 1, 12 * 1280))
     assert metrics["kl_to_old"] > 1e-5 and metrics["ratio"] != 1

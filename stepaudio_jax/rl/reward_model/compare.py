@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from stepaudio_jax.judges import Judge, Question
 from stepaudio_jax.rl.reward_model.templates import Comparison, comparison
 from stepaudio_jax.rl.reward_model.verdicts import LEVELS, VALUES, Level, read_level, value
 
-READ, CONTRADICTION, UNREADABLE, NO_ANSWER = "read", "contradiction", "unreadable", "no answer"
+READ, CONTRADICTION, UNREADABLE = "read", "contradiction", "unreadable"
+NO_ANSWER, NOT_SHOWN = "no answer", "not shown"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Judged:
       reward: −1 to 1 with the usual φ; None where there is none, which is never a 0.
       levels: of the reply against the reference, and with the two exchanged, of the reference against the reply.
       outcome: "read"; "contradiction", each order preferring the other one, whose reward is 0; "unreadable" or
-        "no answer", of either order.
+        "no answer", of either order; "not shown" where the judge could not be asked, as of sound that it cannot hear.
       critiques: what the judge wrote; None: nothing.
     """
 
@@ -31,6 +33,19 @@ class Judged:
     levels: tuple[Level | None, Level | None]
     outcome: str
     critiques: tuple[str | None, str | None]
+
+
+class Compares(Protocol):
+    """What replies are compared by with their references: a judge that is asked, or a rule.
+
+    Attributes:
+      lowest: φ of the lowest level.
+    """
+
+    @property
+    def lowest(self) -> float: ...
+
+    def __call__(self, comparisons: Sequence[Comparison]) -> list[Judged]: ...
 
 
 class RewardModel:
@@ -64,13 +79,12 @@ class RewardModel:
 
     def __call__(self, comparisons: Sequence[Comparison]) -> list[Judged]:
         """Each in both orders. Exchanging reply and reference gives the same with the sign turned."""
-        asked: list[Question] = []
-        for each in comparisons:
-            for order in ((each.reply, each.reference), (each.reference, each.reply)):
-                prompt = comparison(each.history, *order, each.rubric, sound=self._sound)
-                asked.append(Question(prompt, self._most))
-        said = [reply.text for reply in self.judge(asked)]
-        judged = [self._judged(said[at], said[at + 1]) for at in range(0, len(said), 2)]
+        pairs = [self._questions(each) for each in comparisons]
+        said = iter([reply.text for reply in self.judge([asked for pair in pairs for asked in pair])])
+        judged = [
+            self._judged(next(said), next(said)) if pair else Judged(None, (None, None), NOT_SHOWN, (None, None))
+            for pair in pairs
+        ]
         self.outcomes.update(each.outcome for each in judged)
         return judged
 
@@ -78,6 +92,15 @@ class RewardModel:
         """(float32 rewards, which of them are any)."""
         found = [each.reward for each in self(comparisons)]
         return np.array([r or 0.0 for r in found], np.float32), np.array([r is not None for r in found], bool)
+
+    def _questions(self, asked: Comparison) -> list[Question]:
+        """Both orders; none, of what the judge cannot be shown."""
+        orders = ((asked.reply, asked.reference), (asked.reference, asked.reply))
+        try:
+            prompts = [comparison(asked.history, *order, asked.rubric, sound=self._sound) for order in orders]
+        except ValueError:
+            return []
+        return [Question(prompt, self._most) for prompt in prompts]
 
     def _judged(self, forth: str | None, back: str | None) -> Judged:
         said = (forth, back)

@@ -21,7 +21,7 @@ from stepaudio_jax.data.formats import parse
 from stepaudio_jax.data.reading import Record, read
 from stepaudio_jax.data.samples import RecordError, Sample
 from stepaudio_jax.data.sounds import Sounds
-from stepaudio_jax.rl.reward_model.templates import Comparison
+from stepaudio_jax.rl.reward_model.templates import Comparison, rubric_of
 from stepaudio_jax.rl.reward_model.verdicts import LEVELS, VALUES
 from stepaudio_jax.text import Conversation
 
@@ -59,8 +59,8 @@ def _labelled(record: Record, sounds: Sounds, where: str) -> Labelled:
         raise RecordError(f"{where}: expected a worse reply beside the better one, found none")
     history, better = _last(sample.conversation, where)
     worse = _last(sample.rejected, where)[1]
-    rubric = str(sample.conversation.extra.get("rubric") or "")
-    return Labelled(Comparison(history, better, worse, rubric), 1.0, where)
+    comparison = Comparison(history, better, worse, *_rubric(sample.conversation.extra, where))
+    return Labelled(comparison, 1.0, where)
 
 
 def _of_reference(record: Mapping[str, Any], sounds: Sounds, where: str) -> Labelled:
@@ -88,7 +88,14 @@ def _pair(messages: Any, replies: list[Any], label: float, record: Mapping, soun
     given = {"messages": messages} | {name: record[name] for name in ("audios",) if name in record}
     history = parse(given, sounds, where, prompts=True).conversation
     reply, reference = replies
-    return Labelled(Comparison(history, reply, reference, str(record.get("rubric") or "")), label, where)
+    return Labelled(Comparison(history, reply, reference, *_rubric(record, where)), label, where)
+
+
+def _rubric(record: Mapping[str, Any], where: str) -> tuple[str, tuple[float, ...]]:
+    try:
+        return rubric_of(record.get("rubric"))
+    except ValueError as error:
+        raise RecordError(f"{where}: {error}") from error
 
 
 def _last(conversation: Conversation, where: str) -> tuple[Conversation, str]:

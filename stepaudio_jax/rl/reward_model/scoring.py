@@ -7,21 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stepaudio_jax.rl.reward_model.compare import RewardModel
-from stepaudio_jax.rl.reward_model.templates import Comparison
+from stepaudio_jax.rl.prompts import PREFERENCE
+from stepaudio_jax.rl.reward_model.compare import Compares
+from stepaudio_jax.rl.reward_model.templates import Comparison, rubric_of
 from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.rl.rollout import Prompt, Sampled
 from stepaudio_jax.rl.scoring import score
-
-PREFERENCE = "preference"
-"""Name of the reward of prompts whose replies are compared with a reference: `Prompt.truth`, by the rubric in the
-record's column `rubric` where it has one."""
 
 
 class MixedScore:
     """A `rl.scoring.Score`: preferences by the reward model, all other rewards by the runner."""
 
-    def __init__(self, runner: RewardRunner, model: RewardModel):
+    def __init__(self, runner: RewardRunner, model: Compares):
         self._runner, self._model = runner, model
 
     def __call__(
@@ -43,13 +40,14 @@ class MixedScore:
             judged = self._model([comparison_of(prompts[i], sampled[i]) for i in asked])
             for i, each in zip(asked, judged, strict=True):
                 values[i], valid[i] = each.reward or 0.0, each.reward is not None
-            outcomes = Counter(each.outcome for each in judged) + Counter(unfinished=len(unfinished))
+            outcomes = Counter({"unfinished": len(unfinished)} | Counter(each.outcome for each in judged))
             about |= {f"judge/{name}": count / len(preferred) for name, count in sorted(outcomes.items())}
         return values, valid, about
 
 
 def comparison_of(prompt: Prompt, sampled: Sampled) -> Comparison:
-    """Raises ValueError: a prompt without a reference."""
+    """Raises ValueError: a prompt without a reference; a rubric that is none."""
     if not isinstance(prompt.truth, str):
         raise ValueError(f"{prompt.source}: expected a reference to compare with, found {type(prompt.truth).__name__}")
-    return Comparison(prompt.conversation, sampled.answer, prompt.truth, str(prompt.extra.get("rubric") or ""))
+    text, weights = rubric_of(prompt.extra.get("rubric"))
+    return Comparison(prompt.history or prompt.conversation, sampled.answer, prompt.truth, text, weights)

@@ -22,16 +22,28 @@ SLOT = "Verdict:"
 MOST = 20_000
 """Characters of a reply that a judge is shown."""
 
+_POINTS = re.compile(rf"{SLOT} ((?:yes|no)(?:, (?:yes|no))*)", re.ASCII)
 _LAST_LINE = re.compile(rf"{SLOT} ({'|'.join(LEVELS)})", re.ASCII)
 
 
 def read_level(text: str) -> Level | None:
     """The level in the last line that is not blank; None where that line is anything but a verdict."""
+    found = _LAST_LINE.fullmatch(_last_line(text))
+    return next((level for level in LEVELS if found and level == found[1]), None)
+
+
+def read_points(text: str, count: int) -> tuple[bool, ...] | None:
+    """Which of so many points are met, by the last line that is not blank; None where it does not say so of each."""
+    found = _POINTS.fullmatch(_last_line(text))
+    said = tuple(word == "yes" for word in found[1].split(", ")) if found else ()
+    return said if len(said) == count else None
+
+
+def _last_line(text: str) -> str:
     lines = text.split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
-    found = _LAST_LINE.fullmatch(lines[-1].rstrip(" \t\r")) if lines else None
-    return next((level for level in LEVELS if found and level == found[1]), None)
+    return lines[-1].rstrip(" \t\r") if lines else ""
 
 
 def value(level: Level, values: tuple[float, ...] = VALUES) -> float:
