@@ -1,7 +1,7 @@
 """The small world the tiny model lives in: scenes of sound, questions with true answers, and their scoring."""
 
 from stepaudio_jax.miniature.captions import Captioned, make_captioned
-from stepaudio_jax.miniature.dialogues import MANNERS, Care, Dialogue, make_dialogue
+from stepaudio_jax.miniature.dialogues import MANNERS, Care, Dialogue, make_dialogue, make_reply
 from stepaudio_jax.miniature.export import export_dataset
 from stepaudio_jax.miniature.judging import Facts, by_preference, by_rubric, facts_of
 from stepaudio_jax.miniature.questions import KINDS, Question, make_question, silenced
@@ -33,6 +33,7 @@ __all__ = [
     "make_captioned",
     "make_dialogue",
     "make_question",
+    "make_reply",
     "make_text_question",
     "parse_events",
     "random_event",

@@ -90,7 +90,7 @@ def make_dialogue(
     heard = human(Audio(clip.samples, f"{kind} dialogue"))
     heard = dataclasses.replace(heard, extra={"transcript": f"[{transcript(question.scene)}]"})
     first = _request(facts)
-    turns: list[Turn] = [human(first), assistant(_reply(facts, "I will.", Care(), rng, openings=False))]
+    turns: list[Turn] = [human(first), assistant(_reply(facts, "I will.", Care(), rng, first=True))]
     if manner == "correction":
         other = pick(rng, [wrong for wrong in _OTHERS if wrong != kind])
         heard = _with(heard, f"{_OTHERS[other]} No, wait. {asked}")
@@ -101,12 +101,17 @@ def make_dialogue(
         heard = _with(heard, f"Hear how I say it. {asked}")
     else:
         heard = _with(heard, f"And now. {asked}" if rng.random() < 0.5 else asked)
-    answer = STATEMENTS[kind].format(question.answer) if rng.random() < care.whole else question.answer
-    think = question.conversation.turns[-1].think
-    reply = assistant(_reply(facts, answer, care, rng), think=think)
+    reply = assistant(make_reply(rng, facts, care), think=question.conversation.turns[-1].think)
     columns = {"facts": dataclasses.asdict(facts), "rubric": rubric(facts)}
     whole = Conversation((*turns, heard, reply), extra=columns)
     return Dialogue(kind, whole, question.answer, question.scene, manner, facts)
+
+
+def make_reply(rng: np.random.Generator, facts: Facts, care: Care = Care(), *, answer: str | None = None) -> str:
+    """A last reply of a dialogue, as careful as asked for; with the right answer, or another."""
+    answer = answer or facts.answer
+    said = STATEMENTS[facts.kind].format(answer) if rng.random() < care.whole else answer
+    return _reply(facts, said, care, rng)
 
 
 def transcript(scene: Scene) -> str:
@@ -156,20 +161,21 @@ def _request(facts: Facts) -> str:
     return " ".join(asked)
 
 
-def _reply(facts: Facts, answer: str, care: Care, rng: np.random.Generator, *, openings: bool = True) -> str:
-    """A reply around an answer, with each thing as probable as `care` says."""
+def _reply(facts: Facts, answer: str, care: Care, rng: np.random.Generator, *, first: bool = False) -> str:
+    """A reply around an answer, with each thing as probable as `care` says; the first one of a dialogue speaks of
+    nothing but what was agreed on."""
     kept = {
         name: value if value and rng.random() < care.keeps else ""
         for name, value in (("opening", facts.opening), ("mood", facts.mood), ("name", facts.name))
     }
     ending = facts.ending if facts.ending and rng.random() < care.keeps else ""
     sentences = [f"{kept['opening']}."] if kept["opening"] else []
-    if openings and facts.interrupted and rng.random() < care.keeps:
+    if not first and facts.interrupted and rng.random() < care.keeps:
         sentences.append("Sure, I stop.")
-    if openings and kept["mood"]:
+    if not first and kept["mood"]:
         sentences.append(f"{kept['mood']}.")
     name = f", {kept['name']}" if kept["name"] else ""
-    if openings and rng.random() < care.warm:
+    if not first and rng.random() < care.warm:
         sentences.append(f"{pick(rng, WARM)}{name}.")
     elif name:
         sentences.append(f"{kept['name']}.")

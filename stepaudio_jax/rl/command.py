@@ -25,6 +25,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     cognition = commands.add_parser("self-cognition", help="teach the model that it can hear, by its own replies")
     cognition.set_defaults(run=_self_cognition)
     _define_judge_eval(commands.add_parser("judge-eval", help="how well a judge agrees with labelled preferences"))
+    _define_judge_data(commands.add_parser("judge-data", help="labelled comparisons, as a judge learns from them"))
     for each in (rounds, cognition):
         each.add_argument("--workdir", required=True, help="folder of the work; one that lies there goes on")
     for each in (train, chosen, rounds, cognition):
@@ -52,6 +53,21 @@ def _define_judge_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="the first so many comparisons")
     parser.add_argument("--out", metavar="FILE", help="figures and every comparison, as JSON")
     parser.set_defaults(run=_judge_eval)
+
+
+def _define_judge_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="labelled comparisons, as for judge-eval")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="a new folder for the data set")
+    parser.add_argument("--tokenizer", default="tiny", help="checkpoint whose tokenizer counts tokens (tiny)")
+    parser.add_argument("--sound", action="store_true", help="the judge will hear clips; else it reads transcripts")
+    parser.add_argument("--sound-root", action="append", default=[], help="where clips that records name lie")
+    parser.set_defaults(run=_judge_data)
+
+
+def _judge_data(args: argparse.Namespace) -> int:
+    from stepaudio_jax.rl.reward_model.teaching import run
+
+    return run(args)
 
 
 def _judge_eval(args: argparse.Namespace) -> int:

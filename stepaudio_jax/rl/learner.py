@@ -134,9 +134,11 @@ class Learner:
         state = state or self.state
         return merge(self.graphdef, state.params, state.frozen, dtype=dtype)
 
-    def kept(self) -> TrainState:
-        """The present parameters, which later steps leave alone, without an optimizer's state."""
-        return TrainState(jax.tree.map(jnp.copy, self.state.params), self.state.frozen, None, self.state.step)
+    def kept(self, dtype: Any = None) -> TrainState:
+        """The present parameters, which later steps leave alone, without an optimizer's state; those that are trained
+        in a dtype, if one is named: one that all is computed in loses nothing."""
+        params = jax.tree.map(lambda x: jnp.array(x, dtype or x.dtype), self.state.params)
+        return TrainState(params, self.state.frozen, None, self.state.step)
 
     def abstract_state(self) -> TrainState:
         """Shapes with their shardings, as a checkpoint is restored by."""

@@ -109,9 +109,9 @@ class _Run:
             self.critic = critic_of(config, rules).begin(as_critic(init_model(config, rules), config.seed))
         held = config.rl.kl.weight or config.rl.kl.reward
         self.replies_to_beat = "reward_model" in config and config.reward_model.references == "reference"
-        self.reference = self.policy.kept() if held or self.replies_to_beat else None
-        self.held = bool(held)
-        follow = config.rl.reference
+        self.held, follow = bool(held), config.rl.reference
+        stays = None if follow.every else jnp.dtype(config.compute_dtype)  # one that moves does so by small steps
+        self.reference = self.policy.kept(stays) if held or self.replies_to_beat else None
         if follow.every < 0 or not 0 < follow.rate <= 1:
             raise ValueError(f"rl.reference: expected every from 0 and a rate of more than 0 to 1, found {follow}")
         self.moves = self.reference is not None and follow.every > 0

@@ -27,8 +27,9 @@ from stepaudio_jax.training.step import TrainState, batch_specs, merge
 
 
 def programs(config: Config, mesh: Mesh) -> dict[str, Program]:
-    """By name. In memory are policy, critic and reference with their optimizers' states, and the engine's weights and
-    cache, all on one mesh.
+    """By name. In memory are policy and critic with their optimizers' states, the reference, the engine's weights and
+    cache, and those of a judge of the policy's size where it is a checkpoint, all on one mesh. (A judge on a slice of
+    its own is an address, and planned as what it is: `configs/serve_33b.py`.)
 
     Raises:
       ShardingError, ConfigError, ValueError: sizes that do not divide over the mesh, or a field that cannot be used.
@@ -41,14 +42,20 @@ def programs(config: Config, mesh: Mesh) -> dict[str, Program]:
     engine = serving.programs(_as_served(config, mesh), mesh)
     states = {name: learner.abstract_state() for name, learner in learners.items()}
     weights, cache = _placed(engine["decode"], 0), _placed(engine["decode"], 1)
-    reference = {"reference": states["policy"].params} if held else {}
+    others: dict[str, Any] = {}
+    judged = config.get("reward_model")
+    if held or (judged and judged.references == "reference"):
+        kept = jnp.float32 if config.rl.reference.every else jnp.dtype(config.compute_dtype)
+        others["reference"] = _in(kept, states["policy"].params)
+    if judged and judged.judge == "checkpoint":
+        others |= {"judge weights": weights, "judge cache": cache}
 
     def beside(*named: str) -> dict[str, Any]:
         """All that lies in memory but what is named."""
         every = {f"{name} optimizer": state.opt_state for name, state in states.items()}
         every |= {f"{name} parameters": state.params for name, state in states.items()}
         every |= {f"{name} frozen": state.frozen for name, state in states.items()}
-        every |= reference | {"engine weights": weights, "engine cache": cache}
+        every |= others | {"engine weights": weights, "engine cache": cache}
         return {name: tree for name, tree in every.items() if name not in named}
 
     made = {}
@@ -57,7 +64,7 @@ def programs(config: Config, mesh: Mesh) -> dict[str, Program]:
         whole = _flops(config, layout)
         made[f"{name} gradients"] = _with_beside(
             learner.gradients,
-            (state.params, state.frozen, _float32(state.params), batch),
+            (state.params, state.frozen, _in(jnp.float32, state.params), batch),
             beside(f"{name} parameters", f"{name} frozen"),
             donate=(2,),
             groups={f"{name} parameters": (0,), "gradients": (2,), "batch": (3,)},
@@ -130,8 +137,8 @@ def _placed(program: Program, position: int) -> Any:
     )
 
 
-def _float32(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding), tree)
+def _in(dtype: Any, tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding), tree)
 
 
 def _with_beside(fn: Any, arguments: tuple, beside: dict[str, Any], *, groups: dict, **rest: Any) -> Program:

@@ -6,7 +6,7 @@ with RewardRunner() as runner:
 """
 
 # The rewards themselves, which register when they are imported.
-from stepaudio_jax.rl.rewards import audio, choice, code, exact, maths, number
+from stepaudio_jax.rl.rewards import audio, choice, code, exact, maths, number, verdict
 from stepaudio_jax.rl.rewards.registry import AnyReward, Reward, accuracy, find, names, register, resolve
 from stepaudio_jax.rl.rewards.runner import RewardRunner
 from stepaudio_jax.rl.rewards.sample import ERROR_KINDS, Sample, Scored, to_arrays
@@ -35,4 +35,5 @@ __all__ = [
     "resolve",
     "summarise",
     "to_arrays",
+    "verdict",
 ]
