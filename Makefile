@@ -26,7 +26,7 @@ unexport PIP_USER
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test parity test-tpu-backend lint train-tiny bench bench-kernels plans rl-effects clean distclean
+.PHONY: help setup demo test parity test-tpu-backend lint train-tiny bench bench-kernels plans rl-effects rl-trap clean distclean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -70,6 +70,10 @@ train-tiny:  ## train the shipped model again from its config, into runs/tiny_fi
 rl-effects:  ## what reinforcement does to the tiny model, three seeds, into runs/rl-effects (two hours; it goes on)
 	@$(SETUP) "$(VENV)"
 	"$(VENV)/bin/python" -m benchmarks.rl_effects
+
+rl-trap:  ## what verified rewards alone do to dialogues, and the way out, three seeds, into runs/rl-trap (it goes on)
+	@$(SETUP) "$(VENV)"
+	"$(VENV)/bin/python" -m benchmarks.rl_trap
 
 bench:  ## the benchmarks, ours beside a peer, in .venv-parity
 	@$(SETUP_PARITY)
