@@ -22,8 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stepaudio_jax import checkpoints
+from stepaudio_jax.checkpoints import wait_for_all
 from stepaudio_jax.inference import Engine, Request
 from stepaudio_jax.parallel import ShardingRules, make_mesh
+from stepaudio_jax.parallel.first import is_first, of_first
 from stepaudio_jax.rl import losses, ppo
 from stepaudio_jax.rl.guards import GUARDS, signs
 from stepaudio_jax.rl.prompts import PREFERENCE, Prompts, with_rubric
@@ -56,7 +58,8 @@ def train(
     allow_change: Sequence[str] = (),
 ) -> epath.Path:
     """Trains by a config such as configs/rlvr_tiny.py, or goes on with the run that lies there: writes
-    `workdir/checkpoint`. Beside it lies what a supervised run writes (training.train), and rollouts/.
+    `workdir/checkpoint`. Beside it lies what a supervised run writes (training.train), and rollouts/. Over several
+    processes, each runs this; the first scores, and writes what is not arrays.
 
     Args:
       score: rewards of a rollout.
@@ -69,8 +72,6 @@ def train(
     workdir = epath.Path(workdir)
     with Interrupts() as interrupts:
         check_unchanged(config, workdir / "config.json", allow_change)
-        if jax.process_count() > 1:  # their journals and their rewards' errors would have to be made the same
-            raise ValueError(f"rl: expected one process, found {jax.process_count()}: several are not supported yet")
         if not config.init:
             raise ValueError("config.init: a policy to begin with is needed; name a checkpoint")
         check_init(config)
@@ -97,7 +98,7 @@ class _Run:
 
     def __init__(self, config: Config, workdir: epath.Path, score: Score, evaluate: Evaluate | None, interrupts):
         self.config, self.workdir, self.score, self.evaluate = config, workdir, score, evaluate
-        self.interrupts, self.console = interrupts, Console(stderr=True)
+        self.interrupts, self.console = interrupts, Console(stderr=True, quiet=not is_first())
         self.lora, rules = lora_config(config), ShardingRules(make_mesh(config.mesh))
         self.ppo = ppo_of(config)
         self.tokenizer, tokenizer_json = run_tokenizer(config)
@@ -119,9 +120,10 @@ class _Run:
             raise ValueError(f"rl.guards: expected {', '.join(GUARDS)}, found {', '.join(sorted(unknown))}")
         self.kl_scale = 1.0
         self.saved = run_checkpoints(config, workdir, self.policy.model(), tokenizer_json)
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(written(config))
-        (workdir / "rollouts").mkdir(parents=True, exist_ok=True)
+        wait_for_all("every process has read what was there")
+        if is_first():
+            (workdir / "rollouts").mkdir(parents=True, exist_ok=True)
+            (workdir / "config.json").write_text(written(config))
         self.saved.clear()
         self.done = self._restore()
         self.log = MetricsLog(workdir, after=self.done)
@@ -170,7 +172,8 @@ class _Run:
     def close(self):
         self.log.close()
         self.saved.wait()
-        report.write(self.workdir, self.saved.steps(), self.console, curves=CURVES)
+        if is_first():
+            report.write(self.workdir, self.saved.steps(), self.console, curves=CURVES)
 
     def tell(self, what: str):
         self.console.print(what, soft_wrap=True, markup=False, highlight=False)
@@ -196,7 +199,7 @@ class _Run:
             )  # fmt: skip
         with self._phase("reward", seconds):
             asked = [prompts[each.prompt] for each in sampled]
-            scores, valid, about = self.score(asked, sampled)
+            scores, valid, about = self._scores(asked, sampled)
             scores = scores - overlong(sampled, config.rl.max_new_tokens, config.rl.overlong)
             shown = signs(asked, sampled)
             scores = scores - sum(config.rl.guards.get(name, 0.0) * found for name, found in shown.items())
@@ -215,7 +218,7 @@ class _Run:
                 self.kl_scale = losses.adapted(self.kl_scale, metrics["kl_to_reference"], config.rl.kl.target)
         with self._phase("hand over", seconds):
             self.engine.update(self.policy.model())
-        for journal in journals:
+        for journal in journals if is_first() else ():
             journal.unlink(missing_ok=True)
         written_tokens = sum(len(each.token_ids) for each in sampled)
         return (
@@ -225,6 +228,16 @@ class _Run:
             | {f"seconds/{name}": value for name, value in seconds.items()}
             | {"rollout_tokens_per_second": written_tokens / max(seconds["rollout"], 1e-9)}
         )
+
+    def _scores(self, asked: list[Prompt], sampled: list[Sampled]) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+        """The first process's: a judge is asked once, and what fails or takes too long does so for all."""
+
+        def find() -> list[Any]:
+            scores, valid, about = self.score(asked, sampled)
+            return [np.asarray(scores, np.float32).tolist(), valid.tolist(), about]
+
+        scores, valid, about = of_first(find)
+        return np.array(scores, np.float32), np.array(valid, bool), about
 
     def _with_references(self, prompts: list[Prompt], number: int, journal: epath.Path, advance) -> list[Prompt]:
         """Preferences are compared with what the reference policy replies."""

@@ -19,6 +19,7 @@ from stepaudio_jax.audio.rows import UNIT_SAMPLES, units
 from stepaudio_jax.data import Example, collate
 from stepaudio_jax.data.examples import Batch
 from stepaudio_jax.inference import Engine, Finished, Prepared, Request, SamplingParams
+from stepaudio_jax.parallel.first import is_first, of_first
 from stepaudio_jax.rl.rewards import AnyReward
 from stepaudio_jax.text import Conversation, Rendered
 
@@ -79,7 +80,8 @@ def rollout(
     Args:
       sampling: of all; each reply has a seed of its own.
       seed: what the seeds are drawn from, with the numbers of prompt and reply.
-      journal: a file of the replies that are finished. One that is there already is believed.
+      journal: a file of the replies that are finished. One that is there already is believed. Of several processes the
+        first reads and writes it.
       progress: is told of each reply, also of those from the journal.
     """
     done = {(each.prompt, each.sample): each for each in _read(journal)}
@@ -98,7 +100,7 @@ def rollout(
         if isinstance(event, Finished):
             sampled = _sampled(event)
             done[sampled.prompt, sampled.sample] = sampled
-            if journal is not None:
+            if journal is not None and is_first():
                 _append(journal, sampled)
             progress(sampled)
     return [done[prompt, sample] for prompt in range(len(prompts)) for sample in range(samples)]
@@ -126,13 +128,17 @@ def _append(journal: epath.Path, sampled: Sampled):
 
 def _read(journal: epath.Path | None) -> Iterable[Sampled]:
     """The whole lines of a journal; the last one may have been cut off."""
-    if journal is None or not journal.exists():
+    if journal is None:
         return
-    text = journal.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        journal.write_text(whole)
-    for line in whole.splitlines():
+
+    def find() -> str:
+        text = journal.read_text() if journal.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            journal.write_text(whole)
+        return whole
+
+    for line in of_first(find).splitlines():
         values = json.loads(line)
         lists = {name: tuple(values[name]) for name in ("token_ids", "log_probs")}
         yield Sampled(**(values | lists))

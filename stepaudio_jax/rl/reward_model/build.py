@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 from etils import epath
 
 from stepaudio_jax.judges import EndpointOptions, make_judge
@@ -31,6 +32,10 @@ def make_reward_model(config: Config, workdir: epath.PathLike) -> Compares:
     values = tuple(map(float, options["values"]))  # a method of a ConfigDict has the same name
     if options.judge == "miniature":
         return ByRule(of_the_miniature, values)
+    if options.judge == "checkpoint" and jax.process_count() > 1:  # one process alone asks its judge
+        raise ValueError(
+            "reward_model.judge: a checkpoint judges for one process only; serve it (stepaudio serve), name its address"
+        )
     if not options.at:
         raise ValueError(f'reward_model.at: expected a path or an address of the judge "{options.judge}", found none')
     where = {"checkpoint": "checkpoint", "endpoint": "url", "replay": "replay"}[options.judge]
