@@ -98,7 +98,7 @@ def test_the_small_world_labels_its_own():
     for each in made:
         first, second = (part.split("Reply")[0] for part in each.critique.split("misses: ")[1:])
         if "nothing" in first and "nothing" not in second:
-            assert each.label > 0 or each.label == 0 and not each.comparison.rubric
+            assert each.label > 0 or (each.label == 0 and not each.comparison.rubric)
         assert [read_level(lesson.conversation.turns[-1].text) for lesson in lessons(each)] == [
             each.level, exchanged(each.level)
         ]  # fmt: skip
