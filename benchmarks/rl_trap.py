@@ -6,6 +6,7 @@ sft         the base of `benchmarks.rl_effects` (its supervised training was sto
             dialogues by replies that are terse or whole, and keep to what was agreed on or not, as it comes
 rlvr        sft, reinforced by verified answers alone: 0.8 for exactly the answer, 0.2 for having reasoned
 rlhf        rlvr, reinforced in one stage by rubrics, preferences and verified answers, held to rlvr by a KL
+learned     rlhf with a judge that was taught (--judge, what `benchmarks.tiny_judge` has made) instead of the rule
 rubric-preference, preference-rubric    the same in two stages, of half as many updates each, one kind of dialogue after
             the other
 
@@ -54,7 +55,7 @@ from stepaudio_jax.training import read_config, report, train
 from stepaudio_jax.training.configs import Config, copy_of
 from stepaudio_jax.training.metrics import read as read_metrics
 
-PARTS = ("sft", "rlvr", "rlhf", "rubric-preference", "preference-rubric")
+PARTS = ("sft", "rlvr", "rlhf", "rubric-preference", "preference-rubric", "learned")
 LOOKED_AT = ("accuracy", "dialogue", "dialogue/rubric", "dialogue/preference", "dialogue/words")
 AS_IT_COMES = miniature.Care(keeps=0.6, whole=0.6, warm=0.5)
 
@@ -84,15 +85,14 @@ def sft_config(base: str, folder: epath.Path, seed: int) -> Config:
     config = copy_of(read_config("configs/sft_tiny.py"))
     config.init, config.seed, config.save_dtype = base, seed, "float32"
     config.data.sources.scenes.path = str(folder)
-    config.steps = config.eval_every = config.checkpoints.save_every = 90
+    config.steps = config.eval_every = config.checkpoints.save_every = 150
     config.optim.learning_rate, config.optim.end_learning_rate = 1e-3, 1e-4
     return config
 
 
 def rlvr_config(init: str, seed: int, updates: int) -> Config:
     config = rl_config(init, seed)
-    config.steps = config.checkpoints.save_every = updates
-    config.eval_every = max(1, updates // 2)
+    config.steps = config.checkpoints.save_every = config.eval_every = updates
     return config
 
 
@@ -121,8 +121,8 @@ def _names_the_answer(completion, question: miniature.Question) -> float:
 class Trap:
     """The stages, each in a folder."""
 
-    def __init__(self, workdir: str, base: str, runner: RewardRunner, console: Console, updates: int, per_kind: int):
-        self.steps, self.base, self.runner = Steps(workdir, console), base, runner
+    def __init__(self, steps: Steps, base: str, runner: RewardRunner, updates: int, per_kind: int, judge: str):
+        self.steps, self.base, self.runner, self.judge = steps, base, runner, judge
         self.updates, self.per_kind = updates, per_kind
 
     def sft(self, seed: int) -> dict[str, Any]:
@@ -144,6 +144,11 @@ class Trap:
     def rlhf(self, seed: int) -> dict[str, Any]:
         init = self.rlvr(seed)["checkpoint"]
         return self._reinforced(f"rlhf/seed_{seed}", rlhf_config(init, seed, self.updates, 0.5))
+
+    def learned(self, seed: int) -> dict[str, Any]:
+        config = rlhf_config(self.rlvr(seed)["checkpoint"], seed, self.updates, 0.5)
+        config.reward_model.update({"judge": "checkpoint", "at": self.judge, "max_new_tokens": 128})
+        return self._reinforced(f"learned/seed_{seed}", config)
 
     def separate(self, part: str, seed: int) -> dict[str, Any]:
         """Two stages, one after the other."""
@@ -212,11 +217,12 @@ def figure(found: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(PARTS), help="stages, with commas between")
+    parser.add_argument("--only", default=",".join(PARTS[:-1]), help="stages, with commas between")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", default="runs/rl-trap")
     parser.add_argument("--effects", default="runs/rl-effects", help="where the base lies, or is made")
-    parser.add_argument("--updates", type=int, default=24, help="of a stage")
+    parser.add_argument("--judge", default="runs/tiny-judge/run/checkpoint", help="of the stage learned")
+    parser.add_argument("--updates", type=int, default=32, help="of a stage")
     parser.add_argument("--per-kind", type=int, default=100, help="held-out questions of each kind")
     args = parser.parse_args()
     wanted = args.only.split(",")
@@ -226,8 +232,8 @@ def main():
     jax.config.update("jax_compilation_cache_dir", str(Path(args.workdir).resolve() / "programs"))
     with RewardRunner() as runner:
         effects = Effects(args.effects, functools.partial(score, runner), console, 40, 100)
-        workdir = str(Path(args.workdir).resolve())
-        trap = Trap(workdir, effects.base()["checkpoint"], runner, console, args.updates, args.per_kind)
+        steps = Steps(str(Path(args.workdir).resolve()), console)
+        trap = Trap(steps, effects.base()["checkpoint"], runner, args.updates, args.per_kind, args.judge)
         found: dict[str, dict[int, dict[str, Any]]] = {}
         for seed in map(int, args.seeds.split(",")):
             for part in (part for part in PARTS if part in wanted):

@@ -19,7 +19,8 @@ from stepaudio_jax.plan.plan import Plan, PlanError, _needed
 from stepaudio_jax.plan.search import candidates, with_settings
 from stepaudio_jax.training import read_config
 
-CONFIGS = ("sft_33b", "sft_8b", "mid_training_33b", "mid_training_8b", "serve_33b", "serve_8b")
+CONFIGS = ("sft_33b", "sft_8b", "mid_training_33b", "mid_training_8b", "serve_33b", "serve_8b", "rlvr_33b",
+           "rlhf_33b")  # fmt: skip
 
 
 def test_the_tiny_config_on_this_cpu(capsys):
@@ -35,7 +36,7 @@ def test_the_tiny_config_on_this_cpu(capsys):
 def test_configs_name_a_stage_and_the_slice_they_are_for(name):
     config = read_config(f"configs/{name}.py")
     topology = parse_topology(config.topology)
-    assert topology.chip is not None and config.stage in ("supervised", "serve")
+    assert topology.chip is not None and config.stage in ("supervised", "serve", "rl")
     assert config.model == name.rsplit("_", 1)[1]
 
 
