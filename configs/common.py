@@ -157,7 +157,8 @@ def reward_model() -> ml_collections.ConfigDict:
             "values": (-1.0, -0.5, 0.0, 0.5, 1.0),  # φ of the five levels
             "references": "record",  # or "reference": what the reference policy replies
             "at_once": 8,  # questions on the way to an address
-            "most_requests": placeholder(int),
+            "most_requests": placeholder(int),  # of a process of the run; what is asked beyond has no reward
+            "most_tokens": placeholder(int),
         }
     )
 

@@ -50,7 +50,9 @@ class Server:
 
             def answer(self, step, body):
                 status, headers, text = 200, {}, json.dumps(completion(f"about {body['messages'][-1]['content']}"))
-                if isinstance(step, int):
+                if isinstance(step, tuple):
+                    text = json.dumps(completion(step[1]))
+                elif isinstance(step, int):
                     status, text = step, '{"error": {"message": "no"}}'
                 elif step == "busy":
                     status, headers, text = 429, {"retry-after": "0.3"}, "{}"

@@ -15,6 +15,7 @@ from stepaudio_jax.rl.reward_model.scoring import MixedScore
 from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.text import Conversation, human, system
 from stepaudio_jax.training import read_config
+from tests.judges.test_endpoint import Server
 
 SMALL = ("init=tiny", "steps=3", "rl.prompts=4", "rl.samples=2", "rl.rows=8", "rl.sound_rows=8", "rl.minibatches=1",
          "optim.warmup_steps=1", "checkpoints.save_every=1", "prompts.dialogues.max_events=1", "rl.guards.length=0.1",
@@ -158,3 +159,27 @@ def test_what_cannot_be_is_refused(runner, tmp_path, change, message):
     made = config(change)
     with pytest.raises(ValueError, match=message):
         loop.train(made, tmp_path / "run", MixedScore(runner, make_reward_model(made, tmp_path)))
+
+
+def test_a_run_against_an_address(runner, tmp_path):
+    """A server that answers, refuses and babbles in turn: what has a verdict is learnt from. Killed after its rewards
+    were there, the update is done again without asking for a verdict again that was had."""
+    said = (("say", "Fine.\nVerdict: better"), ("say", "Fine.\nVerdict: worse"), 400, ("say", "Well, well."))
+    server = Server(said * 500)
+    made = config("steps=2", "reward_model.judge=endpoint", f"reward_model.at={server.url}", "reward_model.at_once=1")
+    score = MixedScore(runner, make_reward_model(made, tmp_path / "run"))
+
+    def dying(*asked):
+        score(*asked)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(made, tmp_path / "run", dying)
+    first, known = len(server.bodies), (tmp_path / "run/judge.jsonl").read_text().splitlines()
+    assert first == len(known) > 0 and sum('"error"' in line for line in known) < first
+    server.plan = [("say", "Verdict: better")] * 500
+    path = loop.train(made, tmp_path / "run", MixedScore(runner, make_reward_model(made, tmp_path / "run")))
+    asked = [body["messages"][-1]["content"] for body in server.bodies]
+    repeated = sum(text in asked[:first] for text in asked[first:])
+    assert repeated == sum('"error"' in line for line in known)
+    assert all(0 <= line["without_reward"] < 1 for line in lines_of(path))

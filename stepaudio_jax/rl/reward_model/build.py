@@ -43,7 +43,9 @@ def make_reward_model(config: Config, workdir: epath.PathLike) -> Compares:
         **{where: options.at},
         model=options.model,
         record=None if options.judge == "replay" else epath.Path(workdir) / "judge.jsonl",
-        options=EndpointOptions(at_once=options.at_once, most_requests=options.most_requests),
+        options=EndpointOptions(
+            at_once=options.at_once, most_requests=options.most_requests, most_tokens=options.most_tokens
+        ),
     )
     asked = {"sound": options.sound, "max_new_tokens": options.max_new_tokens}
     whole = RewardModel(judge, values=values, **asked)
