@@ -50,7 +50,9 @@ CASES = {
     "dpo-v5p-64": Case("dpo_33b", "v5p:4x4x4", {}),
     "rlvr-v5p-128": Case("rlvr_33b", "v5p:4x4x8", {}),
     "rlhf-v5p-128": Case("rlhf_33b", "v5p:4x4x8", {}),
-    "rlhf-v5p-128, the judge beside": Case("rlhf_33b", "v5p:4x4x8", {"reward_model.judge": "checkpoint"}),
+    "rlhf-v5p-128, judge beside": Case(
+        "rlhf_33b", "v5p:4x4x8", {"reward_model.judge": "checkpoint", "rl.rows": 32}
+    ),
     "serve-v6e-8": Case("serve_33b", "v6e:2x4", {}),
     "serve-v5p-4": Case("serve_33b", "v5p:2x2x1", {}),
     "prefill-135k-v5p-8": Case("serve_33b", "v5p:2x2x2", PROMPT, program="prefill"),
