@@ -102,8 +102,9 @@ def rlhf_config(init: str, seed: int, updates: int, rubric_share: float) -> Conf
     whole = read_config("configs/rlhf_tiny.py")
     config.prompts.dialogues, config.reward_model = whole.prompts.dialogues, whole.reward_model
     config.prompts.dialogues.update({"kinds": KINDS, "max_events": EVENTS, "rubric_share": rubric_share})
-    config.prompts.miniature.weight = 0.5
-    config.rl.update({"kl": whole.rl.kl, "normalise": whole.rl.normalise, "row_tokens": 320, "rows": 8})
+    config.prompts.miniature.update({"weight": 1.0, "accuracy": "named"})  # a sentence is no mistake
+    config.rl.kl.weight = 0.02
+    config.rl.update({"normalise": whole.rl.normalise, "row_tokens": 320, "rows": 8})
     return config
 
 

@@ -11,12 +11,15 @@ Hardware:  two CPU cores
 import ml_collections
 
 from configs import common, rlvr_tiny
+from stepaudio_jax.miniature.judging import ANSWERS
 
 
 def get_config() -> ml_collections.ConfigDict:
     config = rlvr_tiny.get_config()
     config.prompts.dialogues = common.dialogues()
     config.prompts.miniature.weight = 0.5
+    config.prompts.miniature.accuracy = "named"  # in whatever words: a sentence is no mistake
+    config.prompts.miniature.kinds = tuple(ANSWERS)
     config.reward_model = common.reward_model()
     config.reward_model.judge = "miniature"
 

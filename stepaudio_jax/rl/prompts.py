@@ -162,7 +162,8 @@ class MiniatureSource:
         else:
             contradicts = bool(rng.random() < wrong)
             question = miniature.make_captioned(rng, kind, contradicts=contradicts, max_events=options.max_events)
-        return Prompt(question.prompt, question.answer, question.kind, self._reward, {"scene": question.scene})
+        extra = {"scene": question.scene, "kind": question.kind}
+        return Prompt(question.prompt, question.answer, question.kind, self._reward, extra)
 
 
 class DialogueSource:

@@ -86,5 +86,5 @@ def test_what_cannot_be_used_is_named(folders, changed, message):
 
 
 def test_neither_is_refused():
-    with pytest.raises(ValueError, match="expected a section miniature, or data sets in sources"):
+    with pytest.raises(ValueError, match="expected a section miniature or dialogues, or data sets in sources"):
         sources_of(ml_collections.ConfigDict({"prompts": {"sources": {}, "kept": ""}}))

@@ -502,3 +502,13 @@ def test_the_rewards_import_neither_jax_nor_numpy():
     program = "import stepaudio_jax.rl.rewards.worker, sys; print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert not set(done.stdout.split()) & {"jax", "jaxlib", "flax", "numpy", "sympy", "math_verify"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [("bright", True), ("The tone is bright, Anna.", True), ("Pure or bright.", False), ("", False)],
+)
+def test_an_answer_that_is_named_in_whatever_words(answer, right):
+    assert find("named").function(Sample("", answer, True, False, "bright", {"kind": "timbre"})) == right
+    with pytest.raises(ValueError, match="kind: expected one of timbre"):
+        find("named").function(Sample("", answer, True, False, "bright", {"kind": "dialogue"}))

@@ -1,4 +1,4 @@
-"""Exact match of normalised text."""
+"""Exact match of normalised text; and, of the miniature world, the answer that a reply names in whatever words."""
 
 from __future__ import annotations
 
@@ -15,3 +15,18 @@ def exact(sample: Sample) -> bool:
       ValueError: no truth, or a blank one.
     """
     return normalise(sample.answer) in {normalise(str(answer)) for answer in accepted(sample.truth)}
+
+
+@accuracy("named", cheap=True)
+def named(sample: Sample) -> bool:
+    """Does the reply name the truth and no other answer that a question of its kind can have? Of the miniature world;
+    the kind is in the record's column `kind`.
+
+    Raises:
+      ValueError: a kind that has no such answers.
+    """
+    from stepaudio_jax.miniature.judging import ANSWERS, Facts, is_right  # numpy, which workers do without
+
+    if (kind := sample.extra.get("kind")) not in ANSWERS:
+        raise ValueError(f"kind: expected one of {', '.join(ANSWERS)}, found {kind!r}")
+    return is_right(sample.answer, Facts(kind=str(kind), answer=str(sample.truth)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from stepaudio_jax.rl.reward_model.verdicts import LEVELS, read_level
 from stepaudio_jax.rl.rewards.registry import accuracy
 from stepaudio_jax.rl.rewards.sample import Sample
 
@@ -15,12 +14,10 @@ def verdict(sample: Sample) -> bool:
     Raises:
       ValueError: a truth that is no level.
     """
-    if sample.truth not in LEVELS:
+    from stepaudio_jax.rl.reward_model.verdicts import LEVELS, VALUES, read_level  # numpy, which workers do without
+
+    sides = {level: (value > 0) - (value < 0) for level, value in zip(LEVELS, VALUES, strict=True)}
+    if sample.truth not in sides:
         raise ValueError(f"truth: expected one of {', '.join(LEVELS)}, found {sample.truth!r}")
     said = read_level(sample.answer)
-    return said is not None and _side(said) == _side(sample.truth)
-
-
-def _side(level: str) -> int:
-    at = LEVELS.index(level)  # type: ignore[arg-type]
-    return (at > 2) - (at < 2)
+    return said is not None and sides[said] == sides[sample.truth]
