@@ -124,6 +124,8 @@ def reinforcement() -> ml_collections.ConfigDict:
     rl.whiten = True
     rl.clip = ml_collections.ConfigDict({"low": 0.2, "high": 0.2, "dual": placeholder(float)})
     rl.value_clip = 0.2
+    # Devices of its own for the critic, the last ones: sizes of the mesh's axes; all 0: it shares the policy's.
+    rl.critic_mesh = ml_collections.ConfigDict({"data": 0, "fsdp": 0, "context": 0, "tensor": 0})
     rl.entropy_weight = 0.0
     rl.aggregation = "token"  # or "sequence"
     rl.epochs = 1

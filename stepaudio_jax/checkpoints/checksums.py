@@ -21,11 +21,14 @@ def checksums(tree: Any) -> dict[str, int]:
     """Of each array by its path: the sum of its bits as 16 or 32-bit numbers, each times an odd number that its place
     gives, modulo 2³². No single change of bits and no exchange of two neighbours leaves it as it was. It is the same
     on every mesh, unlike any sum of floats."""
-    arrays = named(tree)
-    if not arrays:
-        return {}
-    mesh = next(iter(arrays.values())).sharding.mesh
-    return dict(zip(arrays, np.asarray(_sums(mesh)(list(arrays.values()))).tolist(), strict=True))
+    arrays, found = named(tree), {}
+    by_mesh: dict[Mesh, list[str]] = {}
+    for name, array in arrays.items():
+        by_mesh.setdefault(array.sharding.mesh, []).append(name)
+    for mesh, names in by_mesh.items():
+        sums = np.asarray(_sums(mesh)([arrays[name] for name in names]))
+        found |= dict(zip(names, sums.tolist(), strict=True))
+    return {name: found[name] for name in arrays}
 
 
 @functools.cache

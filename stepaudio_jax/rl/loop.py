@@ -24,14 +24,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stepaudio_jax import checkpoints
 from stepaudio_jax.checkpoints import wait_for_all
 from stepaudio_jax.inference import Engine, Request
-from stepaudio_jax.parallel import ShardingRules, make_mesh
+from stepaudio_jax.parallel import ShardingRules
 from stepaudio_jax.parallel.first import is_first, of_first
 from stepaudio_jax.rl import losses, ppo
 from stepaudio_jax.rl.guards import GUARDS, signs
 from stepaudio_jax.rl.prompts import PREFERENCE, Prompts, with_rubric
 from stepaudio_jax.rl.rollout import Prompt, Sampled, rollout, to_example
 from stepaudio_jax.rl.scoring import Score
-from stepaudio_jax.rl.stage import as_critic, critic_of, engine_options, layout_of, policy_of, ppo_of, sampling_of
+from stepaudio_jax.rl.stage import (
+    as_critic,
+    critic_of,
+    engine_options,
+    layout_of,
+    policy_of,
+    ppo_of,
+    rules_of,
+    sampling_of,
+)
 from stepaudio_jax.training import report
 from stepaudio_jax.training.changes import check_unchanged, written
 from stepaudio_jax.training.configs import Config
@@ -99,7 +108,7 @@ class _Run:
     def __init__(self, config: Config, workdir: epath.Path, score: Score, evaluate: Evaluate | None, interrupts):
         self.config, self.workdir, self.score, self.evaluate = config, workdir, score, evaluate
         self.interrupts, self.console = interrupts, Console(stderr=True, quiet=not is_first())
-        self.lora, rules = lora_config(config), ShardingRules(make_mesh(config.mesh))
+        self.lora, (rules, of_critic) = lora_config(config), rules_of(config)
         self.ppo = ppo_of(config)
         self.tokenizer, tokenizer_json = run_tokenizer(config)
         self.prompts = Prompts(config)
@@ -107,7 +116,7 @@ class _Run:
         self.policy = policy_of(config, rules).begin(init_model(config, rules))
         self.critic = None
         if self.ppo.baseline == "critic":
-            self.critic = critic_of(config, rules).begin(as_critic(init_model(config, rules), config.seed))
+            self.critic = critic_of(config, of_critic).begin(as_critic(init_model(config, of_critic), config.seed))
         held = config.rl.kl.weight or config.rl.kl.reward
         self.replies_to_beat = "reward_model" in config and config.reward_model.references == "reference"
         self.held, follow = bool(held), config.rl.reference

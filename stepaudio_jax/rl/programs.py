@@ -34,6 +34,8 @@ def programs(config: Config, mesh: Mesh) -> dict[str, Program]:
     Raises:
       ShardingError, ConfigError, ValueError: sizes that do not divide over the mesh, or a field that cannot be used.
     """
+    if any(config.rl.critic_mesh.values()):
+        raise ValueError("rl.critic_mesh: a plan is of one mesh; leave it out, and plan the critic's devices apart")
     rules = ShardingRules(mesh, "train")
     layout, held = layout_of(config, rules), config.rl.kl.weight or config.rl.kl.reward
     learners = {"policy": policy_of(config, rules)}

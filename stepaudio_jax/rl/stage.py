@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -12,7 +14,7 @@ from stepaudio_jax.audio.rows import UNIT_SAMPLES
 from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.inference import EngineOptions, SamplingParams
 from stepaudio_jax.models import StepAudio, make_critic
-from stepaudio_jax.parallel import ShardingRules
+from stepaudio_jax.parallel import MeshError, ShardingRules, make_mesh
 from stepaudio_jax.rl import ppo
 from stepaudio_jax.rl.learner import Learner, read_critic, read_policy
 from stepaudio_jax.rl.losses import Clip
@@ -31,6 +33,33 @@ def ppo_of(config: Config) -> ppo.PPO:
     if rl.kl.target is not None and not (rl.kl.target > 0 and (rl.kl.weight or rl.kl.reward)):
         raise ValueError(f"rl.kl.target: expected above 0, beside a weight or reward to adapt, found {rl.kl.target}")
     return ppo.PPO(**{name: rl[name] for name in same}, kl_loss=rl.kl.weight, kl_reward=rl.kl.reward)
+
+
+def rules_of(config: Config) -> tuple[ShardingRules, ShardingRules]:
+    """The policy's and the critic's, which may have the last devices to itself (config.rl.critic_mesh).
+
+    Raises:
+      MeshError: sizes that do not multiply out. ValueError: the two cut a batch's rows or its sound into different
+        numbers of shares; several processes.
+    """
+    own = {name: int(size) for name, size in config.rl.critic_mesh.items() if size}
+    if not own:
+        rules = ShardingRules(make_mesh(config.mesh))
+        return rules, rules
+    if jax.process_count() > 1:
+        raise ValueError("rl.critic_mesh: expected one process, whose devices are divided, found several")
+    devices, size = jax.devices(), math.prod(own.values())
+    if not 0 < size < len(devices):
+        raise MeshError(f"rl.critic_mesh: expected a part of the {len(devices)} devices, found {size}")
+    first, last = (ShardingRules(make_mesh(axes, part)) for axes, part in
+                   ((config.mesh, devices[:-size]), (own, devices[-size:])))  # fmt: skip
+    shares = [[rules.size(rules.split(name)) for name in ("batch", "chunks")] for rules in (first, last)]
+    if shares[0] != shares[1]:
+        raise ValueError(
+            f"rl.critic_mesh: expected rows and sound in {shares[0][0]} and {shares[0][1]} shares, as the policy's "
+            f"mesh cuts them, found {shares[1][0]} and {shares[1][1]}"
+        )
+    return first, last
 
 
 def layout_of(config: Config, rules: ShardingRules) -> Layout:

@@ -68,6 +68,19 @@ def test_killed_in_an_update_it_ends_with_the_same_bits(whole, runner, tmp_path)
     assert first["checksums"] == second["checksums"]
 
 
+def test_a_critic_on_devices_of_its_own(whole, runner, tmp_path):
+    """Four and four of eight: the same updates as on all eight together, also where one was done again."""
+    made = config("mesh.fsdp=4", "rl.critic_mesh.fsdp=4", "rl.sound_rows=8")
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(made, tmp_path / "run", dying_at(2, runner))
+    path = loop.train(made, tmp_path / "run", functools.partial(score, runner))
+    ours, theirs = ([json.loads(line) for line in (each.parent / "metrics.jsonl").open()] for each in (path, whole))
+    ours, theirs = ([line for line in lines if "loss" in line] for lines in (ours, theirs))
+    for a, b in zip(ours, theirs, strict=True):
+        for name in ("reward", "critic/loss", "grad_norm", "entropy"):
+            assert a[name] == pytest.approx(b[name], rel=2e-3, abs=2e-5), name
+
+
 def test_adapters_are_a_policy_and_the_kl_adapts(runner, tmp_path):
     """LoRA beside frozen weights, held to the start by a KL whose weight goes down where the KL is under its target;
     ended after the second update it goes on with the weight it had."""
@@ -90,6 +103,8 @@ def test_adapters_are_a_policy_and_the_kl_adapts(runner, tmp_path):
         ("rl.baseline=best", "rl.baseline: expected one of critic"),
         ("rl.row_tokens=16", "there is room for 16"),
         ("rl.clip.low=2.0", "clip: expected 0 to 1 below"),
+        ("rl.critic_mesh.fsdp=16", "rl.critic_mesh: expected a part of the 8 devices, found 16"),
+        ("rl.critic_mesh.fsdp=2", "rl.critic_mesh: expected rows and sound in 6 and 6 shares"),
         ("rl.kl.target=0.1", "rl.kl.target: expected above 0, beside a weight or reward"),
     ],
 )
