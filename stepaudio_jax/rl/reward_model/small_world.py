@@ -32,7 +32,7 @@ def make_labelled(
     compared = Comparison(made.prompt, replies[0], replies[1], made.rubric if ruled else "")
     scores = [of_the_miniature(reply, compared) for reply in replies]
     decided = level(scores[0] - scores[1])
-    critique = " ".join(
+    critique = "\n".join(
         f"Reply {number} misses: {_missed(reply, made.facts, ruled)}" for number, reply in enumerate(replies, start=1)
     )
     return Labelled(compared, VALUES[LEVELS.index(decided)], "small world", decided, critique)

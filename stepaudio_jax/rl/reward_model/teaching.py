@@ -73,5 +73,11 @@ def exchanged(level: Level) -> Level:
 
 
 def _exchanged_critique(critique: str) -> str:
-    """With "reply 1" and "reply 2" the other way round."""
-    return re.sub(r"\b([Rr]eply) ([12])\b", lambda found: f"{found[1]} {'21'[int(found[2]) - 1]}", critique)
+    """With "reply 1" and "reply 2" the other way round. Lines that begin with one of them stay in that order, so that a
+    judge need not guess which of the two it has to begin with."""
+    swapped = re.sub(r"\b([Rr]eply) ([12])\b", lambda found: f"{found[1]} {'21'[int(found[2]) - 1]}", critique)
+    lines = swapped.split("\n")
+    of_one = [i for i, line in enumerate(lines) if line.startswith(("Reply 1", "Reply 2"))]
+    for i, line in zip(of_one, sorted((lines[i] for i in of_one), key=lambda line: line[:7]), strict=True):
+        lines[i] = line
+    return "\n".join(lines)

@@ -96,7 +96,11 @@ def test_the_small_world_labels_its_own():
     assert {np.sign(each.label) for each in made} == {-1, 0, 1}
     assert {bool(each.comparison.rubric) for each in made} == {True, False}
     for each in made:
-        first, second = (part.split("Reply")[0] for part in each.critique.split("misses: ")[1:])
+        first, second = each.critique.split("\n")
+        for lesson in lessons(each):
+            said = lesson.conversation.turns[-1].text.split("\n")
+            assert [line[:7] for line in said[:2]] == ["Reply 1", "Reply 2"] and len(said) == 3
+        assert said[0][7:] == second[7:] and said[1][7:] == first[7:]
         if "nothing" in first and "nothing" not in second:
             assert each.label > 0 or (each.label == 0 and not each.comparison.rubric)
         assert [read_level(lesson.conversation.turns[-1].text) for lesson in lessons(each)] == [
