@@ -182,7 +182,7 @@ class Trap:
 
 def table(found: dict[str, dict[int, dict[str, Any]]]) -> Table:
     rows = Table(title="held-out questions and dialogues, as sampled")
-    for name in ("stage", "seed", *LOOKED_AT, "minutes"):
+    for name in ("stage", "seed", *(name.rpartition("/")[2] for name in LOOKED_AT), "minutes"):
         rows.add_column(name, justify="left" if name == "stage" else "right")
     for part, seeds in found.items():
         for seed, each in sorted(seeds.items()):
@@ -239,7 +239,7 @@ def main():
         for seed in map(int, args.seeds.split(",")):
             for part in (part for part in PARTS if part in wanted):
                 found.setdefault(part, {})[seed] = trap(part, seed)
-    page = Console(record=True, file=io.StringIO(), width=120)
+    page = Console(record=True, file=io.StringIO(), width=100)
     for where in (console, page):
         where.print(table(found))
     body = page.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
