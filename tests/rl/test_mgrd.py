@@ -16,7 +16,7 @@ from stepaudio_jax.evals.miniature import examine_listening
 from stepaudio_jax.inference.session import load_engine
 from stepaudio_jax.parallel import make_mesh
 from stepaudio_jax.rl import distil, mgrd, self_cognition
-from stepaudio_jax.rl import loop as rl_loop
+from stepaudio_jax.rl import stage as rl_stage
 from stepaudio_jax.rl.distil import Found
 from stepaudio_jax.rl.prompts import sources_of
 from stepaudio_jax.rl.rewards import RewardRunner
@@ -37,7 +37,7 @@ FEW = ("init=tiny", "rounds=1", "prompts.miniature.records=6", "prompts.miniatur
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """What is tried here does not go by the mesh, and compiles in half the time."""
-    for module in (rl_loop, training_loop):
+    for module in (rl_stage, training_loop):
         monkeypatch.setattr(module, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
 
 
