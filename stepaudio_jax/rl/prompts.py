@@ -3,6 +3,7 @@ interrupted goes on with the same ones."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from etils import epath
 from stepaudio_jax import miniature
 from stepaudio_jax.data.permutation import permute
 from stepaudio_jax.data.stored import StoredDataset
-from stepaudio_jax.rl.reward_model.templates import rubric_of
+from stepaudio_jax.rl.reward_model.templates import RubricError, rubric_of
 from stepaudio_jax.rl.rewards import AnyReward, Reward
 from stepaudio_jax.rl.rollout import Prompt
 from stepaudio_jax.text import Conversation, system
@@ -115,7 +116,9 @@ def read_kept(path: epath.PathLike, sources: Sequence[Source]) -> list[Sequence[
 def with_rubric(prompt: Prompt) -> Prompt:
     """The prompt with its rubric as the policy's instruction, while the judge sees the dialogue as it was (R1.5 §3.3,
     equations 4 and 5 read literally); one without a rubric as it is."""
-    text, _ = rubric_of(prompt.extra.get("rubric"))
+    text = ""
+    with contextlib.suppress(RubricError):  # its replies will have no reward, and say so
+        text, _ = rubric_of(prompt.extra.get("rubric"))
     if not text:
         return prompt
     first, *rest = prompt.conversation.turns

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from stepaudio_jax.rl.prompts import PREFERENCE
-from stepaudio_jax.rl.reward_model.compare import Compares
-from stepaudio_jax.rl.reward_model.templates import Comparison, rubric_of
+from stepaudio_jax.rl.reward_model.compare import NOT_SHOWN, Compares
+from stepaudio_jax.rl.reward_model.templates import Comparison, RubricError, rubric_of
 from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.rl.rollout import Prompt, Sampled
 from stepaudio_jax.rl.scoring import score
@@ -37,16 +38,21 @@ class MixedScore:
             unfinished = [i for i in preferred if not sampled[i].complete]
             values[unfinished], valid[unfinished] = self._model.lowest, True
             asked = [i for i in preferred if sampled[i].complete]
-            judged = self._model([comparison_of(prompts[i], sampled[i]) for i in asked])
-            for i, each in zip(asked, judged, strict=True):
+            compared: dict[int, Comparison] = {}
+            for i in asked:
+                with contextlib.suppress(RubricError):  # a record's mistake is its own, and not the run's
+                    compared[i] = comparison_of(prompts[i], sampled[i])
+            judged = self._model(list(compared.values()))
+            for i, each in zip(compared, judged, strict=True):
                 values[i], valid[i] = each.reward or 0.0, each.reward is not None
-            outcomes = Counter({"unfinished": len(unfinished)} | Counter(each.outcome for each in judged))
+            outcomes = Counter(each.outcome for each in judged) + Counter({NOT_SHOWN: len(asked) - len(compared)})
+            outcomes["unfinished"] = len(unfinished)
             about |= {f"judge/{name}": count / len(preferred) for name, count in sorted(outcomes.items())}
         return values, valid, about
 
 
 def comparison_of(prompt: Prompt, sampled: Sampled) -> Comparison:
-    """Raises ValueError: a prompt without a reference; a rubric that is none."""
+    """Raises ValueError: a prompt without a reference; RubricError: a rubric that is none."""
     if not isinstance(prompt.truth, str):
         raise ValueError(f"{prompt.source}: expected a reference to compare with, found {type(prompt.truth).__name__}")
     text, weights = rubric_of(prompt.extra.get("rubric"))

@@ -60,12 +60,16 @@ class Comparison:
         return tuple(zip(lines, self.weights or (1.0,) * len(lines), strict=True))
 
 
+class RubricError(ValueError):
+    """A record's column `rubric` is none."""
+
+
 def rubric_of(column: Any) -> tuple[str, tuple[float, ...]]:
     """(Its text, its points' weights), from a record's column: a text whose lines are points, or a list of texts, or of
     {"text", "weight"}.
 
     Raises:
-      ValueError: anything else; a weight that is not above 0.
+      RubricError: anything else; a weight that is not above 0.
     """
     if not column:
         return "", ()
@@ -75,10 +79,10 @@ def rubric_of(column: Any) -> tuple[str, tuple[float, ...]]:
     for point in column if isinstance(column, list | tuple) else [None]:
         point = {"text": point} if isinstance(point, str) else point
         if not (isinstance(point, Mapping) and isinstance(text := point.get("text"), str) and text.strip()):
-            raise ValueError(f"rubric: expected a text, or a list of texts or of text and weight, found {column!r:.80}")
+            raise RubricError(f"rubric: expected a text, or a list of them or of text and weight, found {column!r:.80}")
         weight = point.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-            raise ValueError(f"rubric: expected weights above 0, found {weight!r}")
+            raise RubricError(f"rubric: expected weights above 0, found {weight!r}")
         texts.append(" ".join(text.split()))
         weights.append(float(weight))
     return "\n".join(texts), tuple(weights)

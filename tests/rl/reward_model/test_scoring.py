@@ -3,6 +3,7 @@
 import pytest
 
 from stepaudio_jax.judges import Counters, Reply
+from stepaudio_jax.rl.prompts import with_rubric
 from stepaudio_jax.rl.reward_model import RewardModel
 from stepaudio_jax.rl.reward_model.scoring import PREFERENCE, MixedScore
 from stepaudio_jax.rl.rewards import RewardRunner
@@ -61,3 +62,13 @@ def test_a_prompt_without_a_reference_is_named():
         pytest.raises(ValueError, match="talk: expected a reference to compare with, found N"),
     ):
         MixedScore(runner, RewardModel(Kind()))([Prompt(ASKED, None, "talk", PREFERENCE)], [sampled("x")])
+
+
+def test_a_rubric_that_is_none_is_masked_and_counted():
+    bad, good = (Prompt(ASKED, "A pear.", "talk", PREFERENCE, {"rubric": rubric}) for rubric in ([3], "Be kind."))
+    replies = [sampled("An apple, please."), sampled("An apple, please.")]
+    with RewardRunner() as runner:
+        values, valid, about = MixedScore(runner, RewardModel(Kind()))([bad, good], replies)
+    assert values.tolist() == [0, 0.5] and valid.tolist() == [False, True]
+    assert about == {"judge/not shown": 0.5, "judge/read": 0.5, "judge/unfinished": 0}
+    assert with_rubric(bad) is bad and with_rubric(good).history is ASKED
