@@ -1,6 +1,6 @@
 """A tiny judge learns from labelled pairs: how well it agrees with the small world's rule on dialogues held out.
 
-    python -m benchmarks.tiny_judge [--comparisons 3000] [--steps 300] [--held-out 300]
+    python -m benchmarks.tiny_judge [--comparisons 3000] [--steps 300] [--rows 4]
 
 Supervised training by `configs/reward_model_tiny.py`, from the shipped model, on comparisons in both orders (it reads
 transcripts, as a text judge does); then `rl.reward_model.agreement` on comparisons that it has not seen. What was made
@@ -37,27 +37,36 @@ def comparisons(count: int, *seed: int) -> list[Labelled]:
     return [make_labelled(np.random.default_rng((*seed, i)), kinds=KINDS, max_events=1) for i in range(count)]
 
 
+def taught(args: argparse.Namespace, workdir: Path, console: Console) -> str:
+    """Its checkpoint."""
+    data = workdir / "lessons"
+    if not (data / "dataset.json").exists():
+        made = [lesson for each in comparisons(args.comparisons, 0, 8) for lesson in lessons(each)]
+        write_samples(data, made, Recipe(str(checkpoints.locate("tiny"))))
+    config = read_config("configs/reward_model_tiny.py", [f"--config.data.sources.lessons.path={data}"])
+    config.init, config.steps, config.eval_every = args.init, args.steps, args.steps
+    config.data.batch_size = args.rows
+    start = time.monotonic()
+    path = train(config, workdir / "run")
+    minutes = (time.monotonic() - start) / 60
+    console.print(f"{args.steps} steps on {2 * args.comparisons:,} lessons: {minutes:.1f} minutes")
+    return str(path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", default="runs/tiny-judge")
     parser.add_argument("--comparisons", type=int, default=3_000)
     parser.add_argument("--held-out", type=int, default=300)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rows", type=int, default=4, help="of 2,048 tokens, in a step")
     parser.add_argument("--init", default="tiny", help="checkpoint to begin with")
+    parser.add_argument("--judge", default="", help="checkpoint of one that is taught already: look at it alone")
     args = parser.parse_args()
     console, workdir = Console(width=100), Path(args.workdir).resolve()
     jax.config.update("jax_compilation_cache_dir", str(workdir / "programs"))
-    data = workdir / "lessons"
-    if not (data / "dataset.json").exists():
-        taught = [lesson for each in comparisons(args.comparisons, 0, 8) for lesson in lessons(each)]
-        write_samples(data, taught, Recipe(str(checkpoints.locate("tiny"))))
-    config = read_config("configs/reward_model_tiny.py", [f"--config.data.sources.lessons.path={data}"])
-    config.init, config.steps, config.eval_every = args.init, args.steps, args.steps
-    start = time.monotonic()
-    path = train(config, workdir / "run")
-    minutes = (time.monotonic() - start) / 60
-    console.print(f"{args.steps} steps on {2 * args.comparisons:,} lessons: {minutes:.1f} minutes")
-    engine = load_engine(str(path), options=EngineOptions(max_rows=32, max_length=768, pages=800))
+    path = args.judge or taught(args, workdir, console)
+    engine = load_engine(path, options=EngineOptions(max_rows=32, max_length=768, pages=800))
     judge = EngineJudge(engine, "tiny judge")
     held_out = comparisons(args.held_out, HELD_OUT, 8)
     judged = judge_all(RewardModel(judge, max_new_tokens=128), held_out, console)

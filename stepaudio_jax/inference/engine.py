@@ -229,21 +229,27 @@ class Engine:
         """One round of work; gives what has happened."""
         events: list[Event] = []
         scheduler = self.scheduler
-        for row in scheduler.admit():
-            if row.request.sampling.repetition_penalty != 1:
-                self.memory = self.programs.mark(self.memory, row.lane, row.place, row.tokens(0, row.length))
-        deciding: list[Row] = []
-        while not deciding and (pieces := self.prompts.next_pieces(scheduler.running)):
+        self._admit()
+        while pieces := self.prompts.next_pieces(scheduler.running):
             self.memory, heard = self.prompts.compute(self.memory, pieces)
             events += heard
             for piece in pieces:
                 scheduler.advance(piece.row, piece.stop)
-            deciding = [row for row in scheduler.running if row.decodes]
+            arrived = self._admit()  # who waited for a page of these prompts: they write from now on, together
+            if not arrived and any(row.decodes for row in scheduler.running):
+                break
         deciding = [row for row in scheduler.running if row.decodes]
         if deciding:
             steps = self.replies.steps(deciding)
             events += self._decode(scheduler.make_room(deciding, steps), steps)
         return events
+
+    def _admit(self) -> list[Row]:
+        admitted = self.scheduler.admit()
+        for row in admitted:
+            if row.request.sampling.repetition_penalty != 1:
+                self.memory = self.programs.mark(self.memory, row.lane, row.place, row.tokens(0, row.length))
+        return admitted
 
     def _decode(self, deciding: list[Row], steps: int) -> list[Event]:
         events: list[Event] = []

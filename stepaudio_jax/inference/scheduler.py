@@ -39,8 +39,9 @@ class Scheduler:
             if lane is None:
                 break
             pool = self.pools[lane]
-            found = pool.find(row.names)[: (row.length - 1) // self.page_size]
-            following = row.names[len(found) : len(found) + 1]
+            sharable = (row.length - 1) // self.page_size  # its last token is each row's own to compute
+            found = pool.find(row.names)[:sharable]
+            following = row.names[len(found) : sharable]
             if self.share_prefixes and following and following[0] in being_filled:
                 continue  # another row is computing its next page: it comes when that is done
             needed = self._pages_for(row.length + 1) - len(found)

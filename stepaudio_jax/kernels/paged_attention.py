@@ -26,7 +26,10 @@ KERNEL_HEAD_DIM = 128
 
 MANY_QUERIES = 128
 KEYS_AT_ONCE = {"few": 64, "many": 256}
-"""Slots gathered together where there is no kernel, for so many new tokens of a row (benchmarks/README.md)."""
+"""Slots gathered together on a CPU, for so many new tokens of a row (benchmarks/README.md)."""
+
+KEYS_AT_ONCE_ELSEWHERE = 1_024
+"""The same on a GPU, where each turn of a loop that ends as data say waits for the host."""
 
 NOWHERE = 2**30
 """A slot beyond every pool, where writes are dropped."""
@@ -101,7 +104,9 @@ def _by_blocks(q, kv_pages, starts, counts, page_table, scale):
     first, so that blocks that only a quarter of the rows have are computed for that quarter."""
     rows, new, heads, dim = q.shape
     size, kv_heads = kv_pages.shape[1], kv_pages.shape[2] // 2
-    pages = max(KEYS_AT_ONCE["few" if new < MANY_QUERIES else "many"] // size, 1)
+    on_cpu = platform() == "cpu"
+    together = KEYS_AT_ONCE["few" if new < MANY_QUERIES else "many"] if on_cpu else KEYS_AT_ONCE_ELSEWHERE
+    pages = min(max(together // size, 1), page_table.shape[1])
     kv_lengths = jnp.where(counts > 0, starts + counts, 0)
     order = jnp.argsort(-kv_lengths)
     kv_lengths, starts = kv_lengths[order], starts[order]
@@ -133,10 +138,13 @@ def _by_blocks(q, kv_pages, starts, counts, page_table, scale):
     wide = jnp.zeros(grouped.shape, jnp.float32)
     carry = jnp.full_like(wide[..., :1], MASKED), wide[..., :1], wide
     blocks = (kv_lengths + pages * size - 1) // (pages * size)
-    done = 0
-    for first_rows, fewer in ((rows, rows // 4), (rows // 4, 0)) if rows >= 8 else ((rows, 0),):
-        carry = jax.lax.fori_loop(done, blocks[fewer], functools.partial(block, first_rows), carry)
-        done = blocks[fewer]
+    if pages == page_table.shape[1]:
+        carry = block(rows, 0, carry)
+    else:
+        done = 0
+        for first_rows, fewer in ((rows, rows // 4), (rows // 4, 0)) if rows >= 8 and on_cpu else ((rows, 0),):
+            carry = jax.lax.fori_loop(done, blocks[fewer], functools.partial(block, first_rows), carry)
+            done = blocks[fewer]
     _, total, out = carry
     out = jnp.zeros_like(out).at[order].set(out / jnp.maximum(total, 1e-30))
     out = out.reshape(rows, kv_heads, -1, new, dim).transpose(0, 3, 1, 2, 4)

@@ -113,6 +113,23 @@ def test_samples_of_one_prompt_share_its_pages(engine):
     assert [list(reply.token_ids) for reply in replies] == [tokens for tokens, _ in truth]
 
 
+@pytest.mark.parametrize("size", [9, 10, 11, 12, 13])
+def test_samples_of_one_prompt_begin_together(size):
+    """Whatever its length in pages of 4: none waits until the one that computes their prompt has written its reply."""
+    engine = Engine(model(), small.tokenizer(), options(prefill_tokens=256))
+    sampling = [SamplingParams(1.0, max_new_tokens=8, seed=seed) for seed in range(engine.options.max_rows)]
+    begin = engine.tokenizer.begin_of_turn
+    ids = (begin, *range(20 + size, 19 + 2 * size))
+    for number, each in enumerate(sampling):
+        engine.add(Request(token_ids=ids, sampling=each, id=f"s{number}"))
+    before = engine.stats()
+    engine.step()
+    after = engine.stats()
+    wrote = {row.length - size for row in engine.scheduler.running}
+    assert after.waiting == 0 and 0 not in wrote and len(ids) == size
+    assert after.cached_prompt_tokens - before.cached_prompt_tokens == (len(sampling) - 1) * ((size - 1) // 4 * 4)
+
+
 def test_the_next_turn_of_a_dialogue_finds_the_last_ones_pages(engine):
     first = Conversation((human(clip(1.0, 4), "what is it?"),))
     reply = finished(engine, Request(first, SamplingParams(0.0, max_new_tokens=20), thinking=False))[0]
