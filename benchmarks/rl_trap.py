@@ -4,7 +4,8 @@
 
 sft         the base of `benchmarks.rl_effects` (its supervised training was stopped early), taught questions and
             dialogues by replies that are terse or whole, and keep to what was agreed on or not, as it comes
-rlvr        sft, reinforced by verified answers alone: 0.8 for exactly the answer, 0.2 for having reasoned
+rlvr        sft, reinforced by verified answers alone, twice as many updates: 0.8 for exactly the answer, 0.2 for having
+            reasoned
 rlhf        rlvr, reinforced in one stage by rubrics, preferences and verified answers, held to rlvr by a KL
 learned     rlhf with a judge that was taught (--judge, what `benchmarks.tiny_judge` has made) instead of the rule
 rubric-preference, preference-rubric    the same in two stages, of half as many updates each, one kind of dialogue after
@@ -140,7 +141,7 @@ class Trap:
 
     def rlvr(self, seed: int) -> dict[str, Any]:
         init = self.sft(seed)["checkpoint"]
-        return self._reinforced(f"rlvr/seed_{seed}", rlvr_config(init, seed, self.updates))
+        return self._reinforced(f"rlvr/seed_{seed}", rlvr_config(init, seed, 2 * self.updates))
 
     def rlhf(self, seed: int) -> dict[str, Any]:
         init = self.rlvr(seed)["checkpoint"]

@@ -158,6 +158,8 @@ def reward_model() -> ml_collections.ConfigDict:
             "scale": "whole",  # or "points": each of the rubric on its own, with its weight
             "values": (-1.0, -0.5, 0.0, 0.5, 1.0),  # φ of the five levels
             "references": "record",  # or "reference": what the reference policy replies
+            "max_rows": 8,  # of a checkpoint's engine, of each lane; which takes as much memory as these need
+            "max_length": 10_240,  # tokens of a comparison and what is said to it
             "at_once": 8,  # questions on the way to an address
             "most_requests": placeholder(int),  # of a process of the run; what is asked beyond has no reward
             "most_tokens": placeholder(int),

@@ -3,7 +3,7 @@
 Dialogues with a rubric and without one, and questions with verified answers, mixed in one stage by their weights; the
 policy is held to the one that it began as by a KL of its own in the loss. The judge is a server on a slice of its own,
 as `stepaudio serve` starts one (planned: configs/serve_33b.py). On the same mesh there is room for it beside batches of
-half as many rows: --config.reward_model.judge=checkpoint --config.rl.rows=32 (it judges for one process only).
+half as many rows: --config.reward_model.judge=checkpoint --config.rl.rows=32 --config.reward_model.at=CHECKPOINT
 
 Data:      stepaudio data build FILES… --out=gs://…/dialogues --tokenizer=CHECKPOINT, with columns rubric and reference
 Plan:      stepaudio plan --config=configs/rlhf_33b.py

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from etils import epath
 
+from stepaudio_jax.inference import EngineOptions
 from stepaudio_jax.judges.endpoint import EndpointJudge, EndpointOptions
 from stepaudio_jax.judges.engine import EngineJudge
 from stepaudio_jax.judges.protocol import Judge
@@ -23,12 +25,15 @@ def make_judge(
     model: str = "default",
     record: epath.PathLike | None = None,
     options: EndpointOptions | None = None,
+    engine: EngineOptions | None = None,
+    mesh: Mapping[str, int] | None = None,
 ) -> Judge:
     """Exactly one of a checkpoint of ours, an OpenAI-compatible address, and a file of what a judge said before.
 
     Args:
       model: its name at the address.
       record: a file in which replies are kept; what is in there is not asked again.
+      options: of an address. engine, mesh: of a checkpoint (inference.session.load_engine).
 
     Raises:
       ValueError: none of the three, or several.
@@ -44,5 +49,5 @@ def make_judge(
     else:
         from stepaudio_jax.inference.session import load_engine
 
-        judge = EngineJudge(load_engine(str(checkpoint)), str(checkpoint))
+        judge = EngineJudge(load_engine(str(checkpoint), options=engine, mesh=mesh), str(checkpoint))
     return Recorded(record, judge) if record else judge

@@ -3,6 +3,7 @@
     FILE    a line of JSON for each reply: {"judge", "question" (its digest), "text" or "error"}, in order
 
 An error is written down too, so that a run read back from its file is the same; a judge that is there is asked again.
+Of several processes the first reads and writes; all know what it has read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from etils import epath
 
 from stepaudio_jax.data.pieces import write_whole
 from stepaudio_jax.judges.protocol import Counters, Judge, Question, Reply
+from stepaudio_jax.parallel.first import is_first, of_first
 
 PORTION = 64
 """Questions after which replies are written down: what was paid for is not lost with the process."""
@@ -37,8 +39,8 @@ class Recorded:
         self.counters = judge.counters if judge else Counters()
         wanted = judge.name if judge else name
         self._known: dict[str, collections.deque[Reply]] = collections.defaultdict(collections.deque)
-        for digest, reply in _read(self._path, wanted, mend=judge is not None):
-            self._known[digest].append(reply)
+        for digest, text, error in of_first(lambda: _read(self._path, wanted, mend=judge is not None)):
+            self._known[digest].append(Reply(text, error))
 
     def __call__(self, questions: Sequence[Question]) -> list[Reply]:
         digests = [question.digest for question in questions]
@@ -76,12 +78,15 @@ class Recorded:
             self._known[digest].append(reply)
             said = {"text": reply.text} if reply.error is None else {"error": reply.error}
             lines.append(json.dumps({"judge": self.name, "question": digest} | said) + "\n")
+        if not is_first():
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
             file.write("".join(lines))
 
 
-def _read(path: epath.Path, judge: str | None, *, mend: bool) -> list[tuple[str, Reply]]:
+def _read(path: epath.Path, judge: str | None, *, mend: bool) -> list[tuple[str, str | None, str | None]]:
+    """(Digest of the question, text, error) of each line."""
     if not path.exists():
         if mend:
             return []
@@ -96,7 +101,7 @@ def _read(path: epath.Path, judge: str | None, *, mend: bool) -> list[tuple[str,
             values = json.loads(line)
             reply = Reply(values.get("text"), values.get("error"))
             if judge is None or values["judge"] == judge:
-                found.append((str(values["question"]), reply))
+                found.append((str(values["question"]), reply.text, reply.error))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: expected a judge's reply, found {line[:80]!r}") from error
     return found

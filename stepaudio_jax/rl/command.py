@@ -86,7 +86,7 @@ def _bounds(text: str) -> tuple[int, int]:
 def _train(args: argparse.Namespace) -> int:
     from stepaudio_jax.parallel import distributed
     from stepaudio_jax.rl.loop import train
-    from stepaudio_jax.rl.reward_model.build import make_reward_model
+    from stepaudio_jax.rl.reward_model.build import judged_by_all, make_reward_model
     from stepaudio_jax.rl.reward_model.scoring import MixedScore
     from stepaudio_jax.rl.rewards import RewardRunner
     from stepaudio_jax.rl.scoring import Score, score
@@ -100,7 +100,8 @@ def _train(args: argparse.Namespace) -> int:
         with RewardRunner(allow_code=args.allow_code) as runner:
             scoring: Score = functools.partial(score, runner)
             if "reward_model" in config:
-                scoring = MixedScore(runner, make_reward_model(config, args.workdir))
+                model = make_reward_model(config, args.workdir)
+                scoring = MixedScore(runner, model, by_all=judged_by_all(config))
             path = train(config, args.workdir, scoring, evaluate=evaluate, allow_change=allowed)
     except Stopped as stopped:
         return stopped.exit_code

@@ -239,13 +239,14 @@ class _Run:
         )
 
     def _scores(self, asked: list[Prompt], sampled: list[Sampled]) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-        """The first process's: a judge is asked once, and what fails or takes too long does so for all."""
+        """The first process's: a judge is asked once, and what fails or takes too long does so for all. Only a judge
+        whose weights lie on every process is asked by all."""
 
         def find() -> list[Any]:
             scores, valid, about = self.score(asked, sampled)
             return [np.asarray(scores, np.float32).tolist(), valid.tolist(), about]
 
-        scores, valid, about = of_first(find)
+        scores, valid, about = find() if getattr(self.score, "by_all", False) else of_first(find)
         return np.array(scores, np.float32), np.array(valid, bool), about
 
     def _with_references(self, prompts: list[Prompt], number: int, journal: epath.Path, advance) -> list[Prompt]:

@@ -1,6 +1,7 @@
 """Attention over a paged cache against plain attention over each row, and JAX's kernel against both."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,21 @@ def test_many_rows_of_different_lengths(lengths, seed):
     out = by_xla(q, cache, starts, np.where(absent, 0, counts), table)
     assert not np.any(out[absent])
     same(out[~absent], [row for row, gone in zip(expected, absent, strict=True) if not gone], 2e-6)
+
+
+@pytest.mark.parametrize("longest", [700, 1_500])
+def test_on_a_gpu(monkeypatch, longest):
+    """There as many pages are gathered at once as there are, or 1,024 slots."""
+    monkeypatch.setattr(importlib.import_module("stepaudio_jax.kernels.paged_attention"), "platform", lambda: "gpu")
+    lengths = [longest, *range(1, 40, 4)]
+    for new, tokens in ((1, 1), (20, 20)):
+        (q, *rest), expected = pool(
+            np.random.default_rng(0), lengths, [min(new, n) for n in lengths],
+            heads=4, kv_heads=2, dim=16, page=8, tokens=tokens,
+        )  # fmt: skip
+        program = jax.jit(functools.partial(paged_attention, implementation="xla")).lower(q, *rest)
+        assert ("while" in program.as_text()) == (longest > 1_024)
+        same(program.compile()(q, *rest), expected, 2e-6)
 
 
 def test_pieces_of_one_row_beside_each_other():

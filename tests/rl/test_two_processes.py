@@ -19,7 +19,7 @@ if count > 1:
 assert jax.device_count() == 4 and jax.process_count() == count
 from stepaudio_jax.parallel.first import FirstProcessError, of_first
 from stepaudio_jax.rl import loop
-from stepaudio_jax.rl.reward_model.build import make_reward_model
+from stepaudio_jax.rl.reward_model.build import judged_by_all, make_reward_model
 from stepaudio_jax.rl.reward_model.scoring import MixedScore
 from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.training import read_config
@@ -59,6 +59,15 @@ with RewardRunner() as runner:
         assert scored == ([8, 8] if number == 0 else [])
     looks = lambda engine: {"eval_rows": float(engine.options.max_rows)}
     loop.train(config, out, mixed, evaluate=looks)
+
+    config.reward_model.update({"judge": "checkpoint", "at": "tiny", "max_rows": 4, "max_new_tokens": 64})
+    out += "/judged"
+    by_all = judged_by_all(config)
+    assert by_all == (count > 1)
+    model = make_reward_model(config, out)
+    loop.train(config, out, MixedScore(runner, model, by_all=by_all))
+    asked, again = model.judge.counters.asked, make_reward_model(config, out)
+    assert asked > 0 and len(again.judge._known) == len(model.judge._known)  # both processes know the file
 """
 
 
@@ -75,3 +84,6 @@ def test_two_processes_do_what_one_does(tmp_path):
             assert b[name] == pytest.approx(a[name], rel=2e-3, abs=2e-5), name
     assert (tmp_path / "2/checkpoint/config.json").exists() and (tmp_path / "2/report.html").exists()
     assert not list((tmp_path / "2/rollouts").iterdir()) and np.isfinite(two[-1]["loss"])
+
+    one, two = ((tmp_path / str(n) / "judged/judge.jsonl").read_text().splitlines() for n in (1, 2))
+    assert one == two and any("text" in json.loads(line) for line in two)  # a checkpoint that lies on both judges

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 from etils import epath
 
+from stepaudio_jax import checkpoints
+from stepaudio_jax.inference import EngineOptions
 from stepaudio_jax.judges import EndpointOptions, make_judge
 from stepaudio_jax.rl.reward_model.compare import Compares, RewardModel
 from stepaudio_jax.rl.reward_model.points import ByPoints
@@ -32,13 +34,13 @@ def make_reward_model(config: Config, workdir: epath.PathLike) -> Compares:
     values = tuple(map(float, options["values"]))  # a method of a ConfigDict has the same name
     if options.judge == "miniature":
         return ByRule(of_the_miniature, values)
-    if options.judge == "checkpoint" and jax.process_count() > 1:  # one process alone asks its judge
-        raise ValueError(
-            "reward_model.judge: a checkpoint judges for one process only; serve it (stepaudio serve), name its address"
-        )
     if not options.at:
         raise ValueError(f'reward_model.at: expected a path or an address of the judge "{options.judge}", found none')
     where = {"checkpoint": "checkpoint", "endpoint": "url", "replay": "replay"}[options.judge]
+    engine = None
+    if options.judge == "checkpoint":
+        positions = checkpoints.read_config(options.at).decoder.max_position_embeddings
+        engine = EngineOptions(max_rows=options.max_rows, max_length=min(options.max_length, positions))
     judge = make_judge(
         **{where: options.at},
         model=options.model,
@@ -46,7 +48,14 @@ def make_reward_model(config: Config, workdir: epath.PathLike) -> Compares:
         options=EndpointOptions(
             at_once=options.at_once, most_requests=options.most_requests, most_tokens=options.most_tokens
         ),
+        engine=engine,
+        mesh=dict(config.mesh) if jax.process_count() > 1 else None,
     )
     asked = {"sound": options.sound, "max_new_tokens": options.max_new_tokens}
     whole = RewardModel(judge, values=values, **asked)
     return ByPoints(judge, whole, **asked) if options.scale == "points" else whole
+
+
+def judged_by_all(config: Config) -> bool:
+    """Whether every process has to take part in judging: the judge's weights lie on all of them."""
+    return "reward_model" in config and config.reward_model.judge == "checkpoint" and jax.process_count() > 1

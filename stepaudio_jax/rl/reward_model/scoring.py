@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stepaudio_jax.parallel.first import of_first
 from stepaudio_jax.rl.prompts import PREFERENCE
 from stepaudio_jax.rl.reward_model.compare import NOT_SHOWN, Compares
 from stepaudio_jax.rl.reward_model.templates import Comparison, RubricError, rubric_of
@@ -19,8 +20,12 @@ from stepaudio_jax.rl.scoring import score
 class MixedScore:
     """A `rl.scoring.Score`: preferences by the reward model, all other rewards by the runner."""
 
-    def __init__(self, runner: RewardRunner, model: Compares):
-        self._runner, self._model = runner, model
+    def __init__(self, runner: RewardRunner, model: Compares, *, by_all: bool = False):
+        """
+        Args:
+          by_all: it is called on every process of a run, for the judge needs them all (build.judged_by_all).
+        """
+        self._runner, self._model, self.by_all = runner, model, by_all
 
     def __call__(
         self, prompts: Sequence[Prompt], sampled: Sequence[Sampled]
@@ -31,8 +36,8 @@ class MixedScore:
         verified = [i for i, prompt in enumerate(prompts) if prompt.reward != PREFERENCE]
         about: dict[str, float] = {}
         if verified:
-            values[verified], valid[verified], about = score(
-                self._runner, [prompts[i] for i in verified], [sampled[i] for i in verified]
+            values[verified], valid[verified], about = self._verified(
+                [prompts[i] for i in verified], [sampled[i] for i in verified]
             )
         if preferred:
             unfinished = [i for i in preferred if not sampled[i].complete]
@@ -49,6 +54,15 @@ class MixedScore:
             outcomes["unfinished"] = len(unfinished)
             about |= {f"judge/{name}": count / len(preferred) for name, count in sorted(outcomes.items())}
         return values, valid, about
+
+    def _verified(self, prompts: list[Prompt], sampled: list[Sampled]) -> tuple[list[float], list[bool], dict]:
+        """Rewards may run for long, or fail: once, also where the judge is asked by all."""
+
+        def find() -> tuple[list[float], list[bool], dict]:
+            values, valid, about = score(self._runner, prompts, sampled)
+            return values.tolist(), valid.tolist(), about
+
+        return of_first(find) if self.by_all else find()
 
 
 def comparison_of(prompt: Prompt, sampled: Sampled) -> Comparison:
