@@ -124,7 +124,7 @@ def reinforcement() -> ml_collections.ConfigDict:
     rl.whiten = True
     rl.clip = ml_collections.ConfigDict({"low": 0.2, "high": 0.2, "dual": placeholder(float)})
     rl.value_clip = 0.2
-    # Devices of its own for the critic, the last ones: sizes of the mesh's axes; all 0: it shares the policy's.
+    # Devices of their own for critic and reference, the last ones: sizes of the mesh's axes; all 0: the policy's.
     rl.critic_mesh = ml_collections.ConfigDict({"data": 0, "fsdp": 0, "context": 0, "tensor": 0})
     rl.entropy_weight = 0.0
     rl.aggregation = "token"  # or "sequence"
@@ -158,7 +158,7 @@ def reward_model() -> ml_collections.ConfigDict:
             "scale": "whole",  # or "points": each of the rubric on its own, with its weight
             "values": (-1.0, -0.5, 0.0, 0.5, 1.0),  # φ of the five levels
             "references": "record",  # or "reference": what the reference policy replies
-            "max_rows": 8,  # of a checkpoint's engine, of each lane; which takes as much memory as these need
+            "max_rows": 32,  # of a checkpoint's engine, of each lane; it takes the memory that these need
             "max_length": 10_240,  # tokens of a comparison and what is said to it
             "at_once": 8,  # questions on the way to an address
             "most_requests": placeholder(int),  # of a process of the run; what is asked beyond has no reward

@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.reward_model = common.reward_model()
     config.reward_model.judge = "endpoint"
     config.reward_model.at_once = 64
+    config.reward_model.max_rows = 8  # where it lies on the same mesh
 
     config.rl.kl.weight = 0.01
     config.rl.normalise = True

@@ -140,6 +140,13 @@ class Learner:
         params = jax.tree.map(lambda x: jnp.array(x, dtype or x.dtype), self.state.params)
         return TrainState(params, self.state.frozen, None, self.state.step)
 
+    def taken(self, state: TrainState) -> TrainState:
+        """Another learner's parameters of the same model, as they lie in this one."""
+        own = self.rules.shardings(self.specs)
+        given, where = (state.params, state.frozen, state.step), (own.params, own.frozen, own.step)
+        params, frozen, step = jax.device_put(given, where)
+        return TrainState(params, frozen, None, step)
+
     def abstract_state(self) -> TrainState:
         """Shapes with their shardings, as a checkpoint is restored by."""
         return jax.tree.map(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -121,7 +122,8 @@ class _Run:
         self.replies_to_beat = "reward_model" in config and config.reward_model.references == "reference"
         self.held, follow = bool(held), config.rl.reference
         stays = None if follow.every else jnp.dtype(config.compute_dtype)  # one that moves does so by small steps
-        self.reference = self.policy.kept(stays) if held or self.replies_to_beat else None
+        self.keeper = self.policy if of_critic is rules else policy_of(config, of_critic)  # reads as the reference
+        self.reference = self.keeper.taken(self.policy.kept(stays)) if held or self.replies_to_beat else None
         if follow.every < 0 or not 0 < follow.rate <= 1:
             raise ValueError(f"rl.reference: expected every from 0 and a rate of more than 0 to 1, found {follow}")
         self.moves = self.reference is not None and follow.every > 0
@@ -218,10 +220,11 @@ class _Run:
             prepared = [self.engine.prepare(Request(prompt.conversation)) for prompt in prompts]
             examples = [to_example(s, prepared[s.prompt]) for s in sampled]
             whole = ppo.Rollout(sampled, examples, np.asarray(learnt, np.float32), valid)
-            held = self.reference if self.held else None
+            held = functools.partial(self.keeper.read, state=self.reference) if self.held else None
             metrics = ppo.update(whole, self._scaled(), self.layout, self.policy, self.critic, held)
             if self.moves and self.reference and (number + 1) % config.rl.reference.every == 0:
-                self.reference = moved(self.reference, self.policy.kept(), config.rl.reference.rate)
+                now = self.keeper.taken(self.policy.kept())
+                self.reference = moved(self.reference, now, config.rl.reference.rate)
             if config.rl.kl.target is not None:
                 metrics["kl_scale"] = self.kl_scale
                 self.kl_scale = losses.adapted(self.kl_scale, metrics["kl_to_reference"], config.rl.kl.target)
@@ -252,7 +255,7 @@ class _Run:
     def _with_references(self, prompts: list[Prompt], number: int, journal: epath.Path, advance) -> list[Prompt]:
         """Preferences are compared with what the reference policy replies."""
         compared = [i for i, prompt in enumerate(prompts) if prompt.reward == PREFERENCE]
-        self.engine.update(self.policy.model(state=self.reference))
+        self.engine.update(self.policy.model(state=self.policy.taken(self.reference)))
         written = rollout(
             self.engine, [prompts[i] for i in compared], 1, self.sampling, (self.config.seed, number, 1),
             journal=journal, progress=lambda _: advance(),
@@ -318,8 +321,9 @@ class _Run:
     def _restore(self) -> int:
         """The newest checkpoint's state, if there is one. Returns its number of updates."""
         policy, critic = self.policy.abstract_state(), self.critic and self.critic.abstract_state()
+        reference = self.keeper.abstract_state().params
         restored = self.saved.restore(
-            policy.params, {} if self.lora else policy.frozen, self._train_state(policy, critic, policy.params)
+            policy.params, {} if self.lora else policy.frozen, self._train_state(policy, critic, reference)
         )
         if restored is None:
             return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from stepaudio_jax.data import Example
+from stepaudio_jax.data.examples import Batch
 from stepaudio_jax.rl import advantages as estimate
 from stepaudio_jax.rl import losses
 from stepaudio_jax.rl.learner import Learner
 from stepaudio_jax.rl.rollout import Layout, Packed, Sampled, pack_rows
-from stepaudio_jax.training.step import TrainState
 
 _gae = jax.jit(estimate.gae, static_argnames=("gamma", "lam"))
 _at_last = jax.jit(estimate.at_last)
@@ -91,13 +91,13 @@ def update(
     layout: Layout,
     policy: Learner,
     critic: Learner | None,
-    reference: TrainState | None = None,
+    reference: Callable[[list[Batch]], list[dict[str, np.ndarray]]] | None = None,
 ) -> dict[str, float]:
     """Learns from a rollout; what there is to say about it.
 
     Args:
       critic: with baseline "critic".
-      reference: the policy's parameters that it is held to, where a KL is asked for.
+      reference: reads batches as the policy that this one is held to, where a KL is asked for.
     """
     pairs = zip(rollout.samples, rollout.examples, strict=True)
     prompts = [(sample.prompt, example.num_tokens - len(sample.token_ids)) for sample, example in pairs]
@@ -110,7 +110,7 @@ def update(
         for extra, own in zip(extras, sampler, strict=True):
             extra["importance"] = np.asarray(losses.importance(extra["old_log_probs"], own, ppo.importance))
     if reference is not None:
-        for extra, found in zip(extras, policy.read([each.batch for each in packed], reference), strict=True):
+        for extra, found in zip(extras, reference([each.batch for each in packed]), strict=True):
             extra["reference"] = found["log_probs"]
             extra["kl_weight"] = np.full_like(found["log_probs"], ppo.kl_loss)
     metrics = _about_policy(old, masks, sampler, extras)

@@ -36,7 +36,8 @@ def ppo_of(config: Config) -> ppo.PPO:
 
 
 def rules_of(config: Config) -> tuple[ShardingRules, ShardingRules]:
-    """The policy's and the critic's, which may have the last devices to itself (config.rl.critic_mesh).
+    """The policy's; and the critic's and the reference's, which may have the last devices to themselves
+    (config.rl.critic_mesh).
 
     Raises:
       MeshError: sizes that do not multiply out. ValueError: the two cut a batch's rows or its sound into different

@@ -16,6 +16,8 @@ from stepaudio_jax.training.configs import copy_of
 SMALL = ("steps=3", "rl.prompts=2", "rl.samples=3", "rl.rows=8", "rl.sound_rows=8", "rl.critic_minibatches=1",
          "optim.warmup_steps=1", "critic_optim.warmup_steps=1", "checkpoints.save_every=1")  # fmt: skip
 
+HELD = ("rl.kl.weight=0.1", "rl.reference.every=1", "rl.reference.rate=0.5")
+
 
 @pytest.fixture(scope="module")
 def runner():
@@ -42,7 +44,7 @@ def dying_at(call, runner):
 @pytest.fixture(scope="module")
 def whole(runner, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rl") / "run"
-    return loop.train(config(), folder, functools.partial(score, runner), evaluate=lambda engine: {"eval_x": 1.0})
+    return loop.train(config(*HELD), folder, functools.partial(score, runner), evaluate=lambda engine: {"eval_x": 1.0})
 
 
 def test_what_a_run_writes(whole):
@@ -61,23 +63,24 @@ def test_killed_in_an_update_it_ends_with_the_same_bits(whole, runner, tmp_path)
     """It dies while it scores the second rollout, whose journal stays."""
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        loop.train(config(), folder, dying_at(2, runner))
+        loop.train(config(*HELD), folder, dying_at(2, runner))
     assert [path.name for path in (folder / "rollouts").iterdir()] == ["000001.jsonl"]
-    path = loop.train(config(), folder, functools.partial(score, runner))
+    path = loop.train(config(*HELD), folder, functools.partial(score, runner))
     first, second = (json.loads((each.parent / "checkpoints/000003/run.json").read_text()) for each in (whole, path))
     assert first["checksums"] == second["checksums"]
 
 
-def test_a_critic_on_devices_of_its_own(whole, runner, tmp_path):
+def test_critic_and_reference_on_devices_of_their_own(whole, runner, tmp_path):
     """Four and four of eight: the same updates as on all eight together, also where one was done again."""
-    made = config("mesh.fsdp=4", "rl.critic_mesh.fsdp=4", "rl.sound_rows=8")
+    made = config(*HELD, "mesh.fsdp=4", "rl.critic_mesh.fsdp=4", "rl.sound_rows=8")
     with pytest.raises(KeyboardInterrupt):
         loop.train(made, tmp_path / "run", dying_at(2, runner))
     path = loop.train(made, tmp_path / "run", functools.partial(score, runner))
     ours, theirs = ([json.loads(line) for line in (each.parent / "metrics.jsonl").open()] for each in (path, whole))
     ours, theirs = ([line for line in lines if "loss" in line] for lines in (ours, theirs))
+    assert ours[-1]["kl_to_reference"] > 1e-4
     for a, b in zip(ours, theirs, strict=True):
-        for name in ("reward", "critic/loss", "grad_norm", "entropy"):
+        for name in ("reward", "critic/loss", "grad_norm", "entropy", "kl_to_reference"):
             assert a[name] == pytest.approx(b[name], rel=2e-3, abs=2e-5), name
 
 

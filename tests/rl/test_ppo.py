@@ -1,6 +1,7 @@
 """An update: the same however it is cut, deaf to what has no reward, and on a toy task it learns."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -28,8 +29,8 @@ def updated(played, options=OPTIONS, layout=runs.LAYOUT, mesh=None, objective=No
     critic = options.baseline == "critic"
     policy, critic = runs.learners(mesh, rate=0.1, objective=objective, critic=critic, optimizer=optax.sgd)
     reference = TrainState(jax.tree.map(lambda x: 0.9 * x, policy.state.params), policy.state.frozen, None, None)
-    held = objective is not None or options.kl_reward
-    metrics = ppo.update(played, options, layout, policy, critic, reference if held else None)
+    reader, held = functools.partial(policy.read, state=reference), objective is not None or options.kl_reward
+    metrics = ppo.update(played, options, layout, policy, critic, reader if held else None)
     states = [policy.state.params] + ([critic.state.params] if critic else [])
     return jax.tree.leaves(jax.device_get(states)), metrics
 

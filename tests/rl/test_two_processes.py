@@ -9,6 +9,7 @@ from tests import processes
 
 PROGRAM = """
 import functools, sys
+from pathlib import Path
 number, port, out, count = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 import jax
 jax.config.update("jax_platforms", "cpu")
@@ -18,10 +19,12 @@ if count > 1:
     distributed.start(coordinator=f"127.0.0.1:{port}", processes=count, process=number)
 assert jax.device_count() == 4 and jax.process_count() == count
 from stepaudio_jax.parallel.first import FirstProcessError, of_first
+from stepaudio_jax.judges import EngineJudge, Question
 from stepaudio_jax.rl import loop
 from stepaudio_jax.rl.reward_model.build import judged_by_all, make_reward_model
 from stepaudio_jax.rl.reward_model.scoring import MixedScore
 from stepaudio_jax.rl.rewards import RewardRunner
+from stepaudio_jax.text import Conversation, human
 from stepaudio_jax.training import read_config
 
 asked = []
@@ -60,14 +63,20 @@ with RewardRunner() as runner:
     looks = lambda engine: {"eval_rows": float(engine.options.max_rows)}
     loop.train(config, out, mixed, evaluate=looks)
 
-    config.reward_model.update({"judge": "checkpoint", "at": "tiny", "max_rows": 4, "max_new_tokens": 64})
-    out += "/judged"
+    config.reward_model.update({"judge": "checkpoint", "at": "tiny", "max_rows": 4, "max_new_tokens": 48})
+    config.steps, config.optim.warmup_steps, config.rl.baseline, out = 1, 0, "rloo", out + "/judged"
     by_all = judged_by_all(config)
     assert by_all == (count > 1)
     model = make_reward_model(config, out)
     loop.train(config, out, MixedScore(runner, model, by_all=by_all))
     asked, again = model.judge.counters.asked, make_reward_model(config, out)
     assert asked > 0 and len(again.judge._known) == len(model.judge._known)  # both processes know the file
+
+    question = Question(Conversation((human("Which of two tones is higher, the first or the second?"),)), 16)
+    (said,) = EngineJudge(model.judge._judge._engine, "briefly", thinking=False)([question])
+    assert said.text
+    if number == 0:
+        Path(out, "said").write_text(said.text)
 """
 
 
@@ -85,5 +94,6 @@ def test_two_processes_do_what_one_does(tmp_path):
     assert (tmp_path / "2/checkpoint/config.json").exists() and (tmp_path / "2/report.html").exists()
     assert not list((tmp_path / "2/rollouts").iterdir()) and np.isfinite(two[-1]["loss"])
 
-    one, two = ((tmp_path / str(n) / "judged/judge.jsonl").read_text().splitlines() for n in (1, 2))
-    assert one == two and any("text" in json.loads(line) for line in two)  # a checkpoint that lies on both judges
+    one, two = (tmp_path / str(n) / "judged" for n in (1, 2))  # a checkpoint that lies on both judges
+    assert (one / "judge.jsonl").read_text() == (two / "judge.jsonl").read_text()
+    assert (one / "said").read_text() == (two / "said").read_text()
