@@ -104,6 +104,7 @@ def rlhf_config(init: str, seed: int, updates: int, rubric_share: float) -> Conf
     config.prompts.dialogues, config.reward_model = whole.prompts.dialogues, whole.reward_model
     config.prompts.dialogues.update({"kinds": KINDS, "max_events": EVENTS, "rubric_share": rubric_share})
     config.prompts.miniature.update({"weight": 1.0, "accuracy": "named"})  # a sentence is no mistake
+    config.trainable, config.optim.learning_rate = ("decoder",), 2.5e-4  # it hears by now; more, and it forgets to
     config.rl.kl.weight = 0.02
     config.rl.update({"normalise": whole.rl.normalise, "row_tokens": 320, "rows": 8})
     return config
