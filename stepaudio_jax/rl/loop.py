@@ -255,6 +255,7 @@ class _Run:
     def _with_references(self, prompts: list[Prompt], number: int, journal: epath.Path, advance) -> list[Prompt]:
         """Preferences are compared with what the reference policy replies."""
         compared = [i for i, prompt in enumerate(prompts) if prompt.reward == PREFERENCE]
+        assert self.reference is not None
         self.engine.update(self.policy.model(state=self.policy.taken(self.reference)))
         written = rollout(
             self.engine, [prompts[i] for i in compared], 1, self.sampling, (self.config.seed, number, 1),
