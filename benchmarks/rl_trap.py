@@ -4,8 +4,8 @@
 
 sft         the base of `benchmarks.rl_effects` (its supervised training was stopped early), taught questions and
             dialogues by replies that are terse or whole, and keep to what was agreed on or not, as it comes
-rlvr        sft, reinforced by verified answers alone, twice as many updates: 0.8 for exactly the answer, 0.2 for having
-            reasoned
+rlvr        sft, reinforced by verified answers alone, half as many updates again: 0.8 for exactly the answer, 0.2 for
+            having reasoned
 rlhf        rlvr, reinforced in one stage by rubrics, preferences and verified answers, held to rlvr by a KL
 learned     rlhf with a judge that was taught (--judge, what `benchmarks.tiny_judge` has made) instead of the rule
 rubric-preference, preference-rubric    the same in two stages, of half as many updates each, one kind of dialogue after
@@ -93,6 +93,7 @@ def sft_config(base: str, folder: epath.Path, seed: int) -> Config:
 
 def rlvr_config(init: str, seed: int, updates: int) -> Config:
     config = rl_config(init, seed)
+    config.trainable, config.optim.learning_rate = ("decoder",), 2.5e-4  # it hears by now; with more it forgets to
     config.steps = config.checkpoints.save_every = config.eval_every = updates
     return config
 
@@ -104,7 +105,6 @@ def rlhf_config(init: str, seed: int, updates: int, rubric_share: float) -> Conf
     config.prompts.dialogues, config.reward_model = whole.prompts.dialogues, whole.reward_model
     config.prompts.dialogues.update({"kinds": KINDS, "max_events": EVENTS, "rubric_share": rubric_share})
     config.prompts.miniature.update({"weight": 1.0, "accuracy": "named"})  # a sentence is no mistake
-    config.trainable, config.optim.learning_rate = ("decoder",), 2.5e-4  # it hears by now; more, and it forgets to
     config.rl.kl.weight = 0.02
     config.rl.update({"normalise": whole.rl.normalise, "row_tokens": 320, "rows": 8})
     return config
@@ -142,7 +142,7 @@ class Trap:
 
     def rlvr(self, seed: int) -> dict[str, Any]:
         init = self.sft(seed)["checkpoint"]
-        return self._reinforced(f"rlvr/seed_{seed}", rlvr_config(init, seed, 2 * self.updates))
+        return self._reinforced(f"rlvr/seed_{seed}", rlvr_config(init, seed, 3 * self.updates // 2))
 
     def rlhf(self, seed: int) -> dict[str, Any]:
         init = self.rlvr(seed)["checkpoint"]

@@ -2,7 +2,8 @@
 
 Data:      stepaudio rl judge-data FILES… --out=lessons      (or `python -m benchmarks.tiny_judge`, which makes its own)
 Run:       stepaudio train --config=configs/reward_model_tiny.py --workdir=… --config.data.sources.lessons.path=lessons
-Hardware:  two CPU cores, half an hour
+Hardware:  two CPU cores, half an hour, for a judge that mixes the two replies up. To agree with its labels it needs
+           --config.steps=1500 --config.data.batch_size=16 and 48,000 lessons: three minutes on one H100
 """
 
 import ml_collections
