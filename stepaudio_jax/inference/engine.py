@@ -245,6 +245,7 @@ class Engine:
         return events
 
     def _admit(self) -> list[Row]:
+        """Who comes in; what he has said already counts where repetition is punished."""
         admitted = self.scheduler.admit()
         for row in admitted:
             if row.request.sampling.repetition_penalty != 1:
