@@ -111,3 +111,8 @@ def hears_nothing(prompts, sampled):
     from stepaudio_jax.rl.grounding import Verdict
 
     return [Verdict(False, True) for _ in sampled]
+
+
+def always_right(sample):
+    """An accuracy that looks at nothing, not even whether the reply was cut off."""
+    return 1.0

@@ -30,8 +30,12 @@ def prompts(sound: bool = True) -> tuple[Prompt, ...]:
     return tuple(Prompt(Conversation((human(*part),)), "x", "toy", "exact") for part in parts)
 
 
+def one_device() -> ShardingRules:
+    return ShardingRules(make_mesh({}, jax.devices()[:1]))
+
+
 def learners(mesh=None, *, rate=3e-3, objective=None, seed=0, critic=True, optimizer=optax.adam):
-    rules = ShardingRules(mesh or make_mesh({}, jax.devices()[:1]))
+    rules = ShardingRules(mesh) if mesh else one_device()
     model = small.model(scale=1.0, seed=seed)
     policy = Learner(
         model,

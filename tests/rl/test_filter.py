@@ -70,6 +70,17 @@ def test_counts_are_of_the_replies_and_what_is_kept_of_the_counts(engine, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"about.json", "prompts.jsonl", "kept.json", "report.html"}
 
 
+def test_right_is_more_than_a_half(engine, tmp_path):
+    """What a reply has for its reasoning alone, 0.2, does not make it right; 0.5 is no answer either, 0.8 is."""
+
+    def scored(prompts, sampled):
+        by_record = {"0": 0.2, "1": 0.5, "2": 0.8}
+        return np.array([by_record[prompt.truth] for prompt in prompts], np.float32), np.ones(len(prompts), bool), {}
+
+    counts = run(engine, tmp_path, scored, records={"words": [0, 1, 2]})
+    assert [count.right for count in counts] == [0, 0, 4]
+
+
 def test_an_interruption_changes_nothing(engine, tmp_path, small_steps):
     whole = run(engine, tmp_path / "whole")
     calls = []

@@ -3,7 +3,6 @@
 import functools
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -14,14 +13,11 @@ from stepaudio_jax.data.samples import Sample
 from stepaudio_jax.data.stored import StoredDataset
 from stepaudio_jax.evals.miniature import examine_listening
 from stepaudio_jax.inference.session import load_engine
-from stepaudio_jax.parallel import make_mesh
 from stepaudio_jax.rl import distil, mgrd, self_cognition
-from stepaudio_jax.rl import stage as rl_stage
 from stepaudio_jax.rl.distil import Found
 from stepaudio_jax.rl.prompts import sources_of
 from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.rl.scoring import score
-from stepaudio_jax.training import loop as training_loop
 from stepaudio_jax.training import read_config
 
 KINDS = "prompts.miniature.kinds=('direction','timbre')"
@@ -34,11 +30,7 @@ FEW = ("init=tiny", "rounds=1", "prompts.miniature.records=6", "prompts.miniatur
        "rlvr.optim.warmup_steps=0", "rlvr.critic_optim.warmup_steps=0")  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """What is tried here does not go by the mesh, and compiles in half the time."""
-    for module in (rl_stage, training_loop):
-        monkeypatch.setattr(module, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:1]))
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,13 @@
 import itertools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from stepaudio_jax import checkpoints
 from stepaudio_jax.judges import Counters, Recorded, Reply
 from stepaudio_jax.rl import loop
 from stepaudio_jax.rl.prompts import Prompts, with_rubric
@@ -108,11 +112,14 @@ def test_a_judge_without_a_verdict_teaches_nothing_and_ends_nothing(runner, tmp_
             return Reply(error="503")
 
     folder = tmp_path / "run"
-    made = config("steps=2", "prompts.miniature.weight=1e-9", "rl.kl.weight=0", "optim.weight_decay=0")
+    made = config("steps=2", "prompts.miniature.weight=1e-9", "rl.kl.weight=0", "optim.weight_decay=0",
+                  "save_dtype=float32")  # fmt: skip
     path = loop.train(made, folder, MixedScore(runner, RewardModel(Down())))
     for line in lines_of(path):
         assert line["without_reward"] == line["judge/no answer"] > 0
         assert line["judge/no answer"] + line["judge/unfinished"] == 1  # whose thinking never ended: nobody is asked
+    begun, ended = (nnx.state(checkpoints.load(at, dtype=jnp.float32)[0], nnx.Param) for at in ("tiny", path))
+    jax.tree.map(np.testing.assert_array_equal, begun, ended)
 
 
 def test_by_the_rule_of_the_small_world(runner, tmp_path):
