@@ -3,6 +3,7 @@
 #
 #   PYTHON       interpreter to build with    make test PYTHON=python3.12 VENV=.venv-312
 #   PYTEST_ARGS  more for pytest              make test PYTEST_ARGS="-k mel -x"
+#   PART         a part of the slow tests     make test-slow PART=0/7
 #   TORCH        what `make parity` installs first. On Linux the default brings gigabytes of CUDA
 #                libraries; the CPU build is enough, from a wheel you have
 #                (TORCH=path/to/torch.whl) or from PyTorch's own index
@@ -15,6 +16,8 @@ PYTHON      ?=
 TORCH       ?= torch==2.13.0
 WORKERS     ?= 2
 PYTEST_ARGS ?=
+PART        ?=
+MUTANTS_ARGS ?=
 
 SETUP = PYTHON="$(PYTHON)" sh tools/setup_venv.sh
 SETUP_PARITY = FIRST="$(TORCH)" $(SETUP) "$(PARITY_VENV)" parity,dev
@@ -26,7 +29,7 @@ unexport PIP_USER
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test parity test-tpu-backend lint train-tiny bench bench-kernels plans rl-effects rl-trap clean distclean
+.PHONY: help setup demo test test-slow mutants parity test-tpu-backend lint train-tiny bench bench-kernels plans rl-effects rl-trap clean distclean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -40,7 +43,15 @@ demo:  ## three fresh sound scenes, a question about each, answered by the shipp
 
 test:  ## the fast tests, on the CPU, without torch
 	@$(SETUP) "$(VENV)" dev
-	"$(VENV)/bin/python" -m pytest -n $(WORKERS) --dist=worksteal -m "not parity and not tpu_backend and not tpu" $(PYTEST_ARGS)
+	"$(VENV)/bin/python" -m pytest -n $(WORKERS) --dist=worksteal -m "not slow and not parity and not tpu_backend and not tpu" $(PYTEST_ARGS)
+
+test-slow:  ## whole learning runs, many kills, soaks; PART=0/7 … 6/7 a seventh of them
+	@$(SETUP) "$(VENV)" dev
+	"$(VENV)/bin/python" -m pytest -n $(WORKERS) --dist=worksteal -m slow $(if $(PART),--part=$(PART)) $(PYTEST_ARGS)
+
+mutants:  ## break the code on purpose, one place at a time: do the tests notice? PART=0/7 … 6/7 a seventh
+	@$(SETUP) "$(VENV)" dev
+	"$(VENV)/bin/python" -m tools.mutants --workers $(WORKERS) $(if $(PART),--part $(PART)) $(MUTANTS_ARGS)
 
 parity:  ## our numbers against torch and transformers, in .venv-parity
 	@$(SETUP_PARITY)
@@ -91,8 +102,8 @@ plans:  ## does the 33B fit real pods: every slice compiled without a TPU, in .v
 	@JAX_PLATFORMS=cpu "$(TPU_VENV)/bin/python" -m benchmarks.plans
 
 clean:  ## remove caches, build output and the demo's scenes; runs/ and the venvs stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .jax_cache demo-scenes
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo-scenes
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove the virtual environments
-	rm -rf .venv .venv-parity .venv-tpu .venv-312
+	rm -rf .venv .venv-parity .venv-tpu .venv-312 .venv-313

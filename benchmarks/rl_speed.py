@@ -30,7 +30,7 @@ from stepaudio_jax.inference import Engine, EngineOptions, Request, SamplingPara
 from stepaudio_jax.models import StepAudio, make_critic
 from stepaudio_jax.parallel import ShardingRules, make_mesh
 from stepaudio_jax.rl import ppo
-from stepaudio_jax.rl.learner import Learner, read_critic, read_policy
+from stepaudio_jax.rl.learner import Learner, PolicyReader, read_critic
 from stepaudio_jax.rl.losses import Clip
 from stepaudio_jax.rl.objectives import CriticLoss, PolicyLoss
 from stepaudio_jax.rl.rollout import Layout, Prompt, rollout, to_example
@@ -74,7 +74,7 @@ class Ours:
 
         policy, critic = (StepAudio(sizes, rngs=nnx.Rngs(0)) for _ in range(2))
         make_critic(critic, nnx.Rngs(0))
-        self.policy = learner(policy, PolicyLoss(Clip()), read_policy(1.0, 1), ("decoder",))
+        self.policy = learner(policy, PolicyLoss(Clip()), PolicyReader(1.0, 1), ("decoder",))
         self.critic: Any = None
         if case.samples == 1:
             self.critic = learner(critic, CriticLoss(), read_critic, ("decoder", "value_head"))

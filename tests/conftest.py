@@ -1,10 +1,9 @@
 """What every test runs under: the CPU with eight fake devices, compiled quickly, no deadlines.
 
 Most of the time of these tests would go into compiling small programs once. So LLVM optimises little (XLA's own passes
-are as ever), and what was compiled is kept: of this process in .jax_cache, by a hash of the program, the compiler and
-its flags, so that a change compiles what it changes; of the programs that tests start, which they also kill, in a
-folder of this session. Tests with a marker, which measure how close to a peer or how large a program is, compile as
-users do.
+are as ever), and what was compiled is kept for this run: its processes, and those that its tests start, share one
+folder, which goes when the run ends, so that no result depends on an earlier one. Tests with a marker that measures how
+close to a peer or how large a program is compile as users do.
 
 Set JAX_PLATFORMS to run elsewhere, e.g. `JAX_PLATFORMS=tpu pytest -m tpu` on a TPU.
 """
@@ -16,7 +15,6 @@ import shutil
 import signal
 import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
@@ -28,19 +26,16 @@ from jax.experimental.compilation_cache import compilation_cache
 
 FAKE_DEVICES = 8
 ON_CPU = os.environ["JAX_PLATFORMS"] == "cpu"
-CACHE, CACHE_BYTES = Path(__file__).parent.parent / ".jax_cache", 1 << 30
 
 if "STEPAUDIO_TESTS" not in os.environ:  # the first process; those of pytest-xdist inherit its environment
     os.environ["STEPAUDIO_TESTS"] = tempfile.mkdtemp(prefix="stepaudio-tests-")
     atexit.register(shutil.rmtree, os.environ["STEPAUDIO_TESTS"], ignore_errors=True)
-    if CACHE.exists() and sum(file.stat().st_size for file in CACHE.iterdir()) > CACHE_BYTES:
-        shutil.rmtree(CACHE)
 
 
-def configure(name: str, value: Any, inherited: Any = None) -> None:
+def configure(name: str, value: Any) -> None:
     """Sets an option of jax in this process, and through the environment in those that it starts."""
     jax.config.update(name, value)
-    os.environ[name.upper()] = str(value if inherited is None else inherited)
+    os.environ[name.upper()] = str(value)
 
 
 def compile_quickly(quick: bool) -> None:
@@ -50,7 +45,7 @@ def compile_quickly(quick: bool) -> None:
         compilation_cache.reset_cache()  # which has noted whether it is used
 
 
-configure("jax_compilation_cache_dir", str(CACHE), inherited=os.environ["STEPAUDIO_TESTS"])
+configure("jax_compilation_cache_dir", os.environ["STEPAUDIO_TESTS"])
 configure("jax_persistent_cache_min_compile_time_secs", 0)
 configure("jax_persistent_cache_min_entry_size_bytes", -1)
 compile_quickly(ON_CPU)
@@ -80,6 +75,33 @@ def forget_programs():
     """What a file's tests have compiled is of no use to the next file's, and takes gigabytes by the end."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def one_device():
+    """For what does not go by the mesh: this test sees the first device alone, for which programs compile sooner."""
+    from tests import small
+
+
+    with small.devices(1):
+        yield
+
+
+def pytest_addoption(parser: pytest.Parser):
+    parser.addoption("--part", metavar="I/N", help="only every N-th of the chosen tests, from number I on: 0/7 … 6/7")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
+    """After the markers have chosen: what `--part` leaves out is deselected."""
+    if not (asked := config.option.part):
+        return
+    part, _, parts = asked.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise pytest.UsageError(f'--part: expected I/N with I from 0 to N - 1, such as 0/7, found "{asked}"')
+    kept = items[int(part) :: int(parts)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
 
 
 def pytest_runtest_setup(item: pytest.Item):

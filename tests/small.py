@@ -1,9 +1,11 @@
 """A model small enough for tests, with every feature of the real one, and a tokenizer to go with it."""
 
+import contextlib
 import functools
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from stepaudio_jax import miniature
@@ -59,3 +61,12 @@ def adapted(lora: LoraConfig, seed: int = 0, **sizes) -> StepAudio:
 
 def sound(seconds: float, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(int(16000 * seconds)) * 0.1).astype(np.float32)
+
+
+@contextlib.contextmanager
+def devices(count: int):
+    """As if this machine had the first few devices only."""
+    first = jax.devices()[:count]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *backend: first)
+        yield

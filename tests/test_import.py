@@ -11,7 +11,7 @@ HEAVY = {"torch", "transformers", "fastapi", "uvicorn", "gradio", "matplotlib", 
 
 def run(program: str) -> str:
     """What a fresh interpreter prints."""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -13,6 +13,7 @@ Shapes: R rows, Q new tokens of a row, M pages of a row, K steps of a burst, X c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int
 
 from stepaudio_jax.inference.sampling import Distribution, SamplingArrays, sample
@@ -99,136 +101,31 @@ class Burst(NamedTuple):
     top_log_probs: Float[Array, "R K 20"]
 
 
-class Programs:
-    """Compiled functions over one model's weights. `compilations` counts what has been compiled so far."""
+class Functions:
+    """The jitted programs of one model structure. They take the weights as an argument, so that every engine of that
+    structure in a process shares them, and compiles nothing again."""
 
     def __init__(
         self,
-        model: StepAudio,
-        *,
+        graphdef: nnx.GraphDef,
+        axes: Any,
+        rules: ShardingRules | None,
         vocab_size: int,
         steps: int,
-        length_rule: str = "hf",
-        rules: ShardingRules | None = None,
+        length_rule: str,
     ):
-        """
-        Args:
-          vocab_size: entries of the tokenizer; the rows above are never chosen.
-          steps: K, the most decode steps between two looks of the host.
-          rules: the mesh; the model's parameters lie where they say.
-        """
-        self.graphdef, variables = nnx.split(model)
-        self.state = nnx.to_pure_dict(variables)
-        self.config = model.config
+        self.graphdef, self.rules = graphdef, rules
         self.vocab_size, self.steps, self.length_rule = vocab_size, steps, length_rule
-        self.rules = rules if rules is not None and rules.axes else None
-        self.axes = logical_axes(variables)
-        self.specs = self.rules.specs(self.axes) if self.rules else None
-        self.shardings = self.rules.shardings(self.specs) if self.rules else None
-        self.dtype = self.state["decoder"]["embed_tokens"].dtype
-        self.lanes = self.shards("batch")
-        self._hear = jax.jit(self.hear_fn, donate_argnames="features")
-        self._prefill = jax.jit(self.prefill_fn, donate_argnames="pages")
-        self._decode = jax.jit(self.decode_fn, donate_argnames=("pages", "seen"))
-        self._mark = jax.jit(self.mark_fn, donate_argnames="seen")
-
-    def place(self) -> None:
-        """Puts the weights where the rules want them, if they come in another layout: a trainer's."""
-        if self.rules is not None:
-            self.state = jax.device_put(self.state, self.shardings)
+        self.specs = rules.specs(axes) if rules else None
+        self.hear = jax.jit(self.hear_fn, donate_argnames="features")
+        self.prefill = jax.jit(self.prefill_fn, donate_argnames="pages")
+        self.decode = jax.jit(self.decode_fn, donate_argnames=("pages", "seen"))
+        self.mark = jax.jit(self.mark_fn, donate_argnames="seen")
 
     @property
     def compilations(self) -> int:
-        jitted = (self._hear, self._prefill, self._decode, self._mark)
+        jitted = (self.hear, self.prefill, self.decode, self.mark)
         return sum(program._cache_size() for program in jitted)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def memory_axes(self, quantised: bool) -> Memory:
-        return Memory(POOL_AXES, SCALE_AXES if quantised else None, (None, None), SEEN_AXES)
-
-    def memory_shapes(
-        self, pages: int, page_size: int, entries: int, places: int, *, quantised: bool = False
-    ) -> Memory:
-        """The arrays of `Memory` as shapes, the pages and places being those of each lane."""
-        decoder = self.config.decoder
-        layers, combined, dim = decoder.num_hidden_layers, 2 * decoder.num_key_value_heads, decoder.head_dim
-        shape = jax.ShapeDtypeStruct
-        return Memory(
-            shape((self.lanes, layers * pages, page_size, combined, dim), jnp.int8 if quantised else self.dtype),
-            shape((layers, combined, dim), jnp.float32) if quantised else None,
-            shape((entries * ROWS, decoder.hidden_size), self.dtype),
-            shape((self.lanes, places, decoder.vocab_size), jnp.bool_),
-        )
-
-    def new_memory(self, pages: int, page_size: int, entries: int, places: int, scale: Any = None) -> Memory:
-        """Zeros everywhere; where there is a `scale`, keys and values are kept as int8."""
-        shapes = self.memory_shapes(pages, page_size, entries, places, quantised=scale is not None)
-        axes = self.memory_axes(scale is not None)
-        shardings = self.rules.shardings(self.rules.specs(axes)) if self.rules else None
-        memory = jax.jit(
-            lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), out_shardings=shardings
-        )()
-        return memory if scale is None else memory._replace(scale=jax.device_put(scale, memory.scale.sharding))
-
-    def hear(
-        self,
-        memory: Memory,
-        samples: Float[AnyArray, "X W"],
-        sizes: Int[AnyArray, " X"],
-        places: Int[AnyArray, " X"],
-    ) -> Memory:
-        """Encodes chunks of one bucket shape, each into its place of the feature cache (a place past its end: none)."""
-        return memory._replace(features=self._hear(self.state, memory.features, samples, sizes, places))
-
-    def prefill(
-        self,
-        memory: Memory,
-        tokens: Int[AnyArray, "R Q"],
-        heard: Int[AnyArray, "R Q"],
-        starts: Int[AnyArray, " R"],
-        counts: Int[AnyArray, " R"],
-        page_table: Int[AnyArray, "R M"],
-    ) -> Memory:
-        """Puts the keys and values of a piece of each row's prompt into its pages.
-
-        Args:
-          heard: the row of the feature cache in a token's place, −1 for a token of text.
-          starts, counts: the piece's first position, and how many of the Q tokens there are.
-        """
-        pages = self._prefill(
-            self.state, memory.pages, memory.scale, memory.features, tokens, heard, starts, counts, page_table
-        )
-        return memory._replace(pages=pages)
-
-    def decode(self, memory: Memory, rows: Rows, wanted: int) -> tuple[Memory, Burst]:
-        """Up to K steps, fewer when every row has met one of its stop ids or `wanted` have run."""
-        burst, pages, seen = self._decode(self.state, memory.pages, memory.scale, memory.seen, rows, np.int32(wanted))
-        return memory._replace(pages=pages, seen=seen), burst
-
-    def mark(self, memory: Memory, lane: int, place: int, tokens: Int[np.ndarray, " T"]) -> Memory:
-        """The row in this place has seen these tokens, and none else."""
-        seen = memory.seen
-        for start in range(0, max(len(tokens), 1), MARKED_AT_ONCE):
-            piece = np.full(MARKED_AT_ONCE, self.config.decoder.vocab_size, np.int32)
-            part = tokens[start : start + MARKED_AT_ONCE]
-            piece[: len(part)] = part
-            seen = self._mark(seen, np.int32(lane), np.int32(place), piece, np.bool_(start == 0))
-        return memory._replace(seen=seen)
-
-    def alike(self, state: Any) -> Any:
-        """Other weights of the same model, in the types of the present ones.
-
-        Raises:
-          ValueError: a tree of another structure or of other shapes.
-        """
-        old, new = (jax.tree_util.tree_flatten_with_path(tree) for tree in (self.state, state))
-        shapes = [{jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves} for leaves, _ in (old, new)]
-        if wrong := sorted(set(shapes[0].items()) ^ set(shapes[1].items())):
-            raise ValueError(f"weights: expected those of the same model, found a difference at {wrong[0][0]}")
-        return jax.tree.map(lambda a, b: b.astype(a.dtype), self.state, state)
-
-    def update(self, state: Any) -> None:
-        """Takes weights that are `alike`, and puts them where the old ones lay."""
-        self.state = jax.tree.map(lambda a, b: jax.device_put(b, a.sharding), self.state, state)
 
     def _model(self, state) -> StepAudio:
         return nnx.merge(self.graphdef, state)
@@ -339,6 +236,142 @@ class Programs:
     def mark_fn(self, seen, lane, place, tokens, first):
         row = jnp.where(first, False, seen[lane, place]).at[tokens].set(True, mode="drop")
         return seen.at[lane, place].set(row)
+
+
+@functools.lru_cache(maxsize=8)
+def _functions_of(graphdef, axes, *rest) -> Functions:
+    """By what they are compiled for: equal arguments give the same functions."""
+    return Functions(graphdef, unflatten_dict(dict(axes)), *rest)
+
+
+class Programs:
+    """Compiled functions over one model's weights."""
+
+    def __init__(
+        self,
+        model: StepAudio,
+        *,
+        vocab_size: int,
+        steps: int,
+        length_rule: str = "hf",
+        rules: ShardingRules | None = None,
+    ):
+        """
+        Args:
+          vocab_size: entries of the tokenizer; the rows above are never chosen.
+          steps: K, the most decode steps between two looks of the host.
+          rules: the mesh; the model's parameters lie where they say.
+        """
+        graphdef, variables = nnx.split(model)
+        self.state = nnx.to_pure_dict(variables)
+        self.config = model.config
+        self.rules = rules if rules is not None and rules.axes else None
+        self.axes = logical_axes(variables)
+        self.functions = _functions_of(
+            graphdef, tuple(flatten_dict(self.axes).items()), self.rules, vocab_size, steps, length_rule
+        )
+        self.steps, self.length_rule = steps, length_rule
+        self.shardings = self.rules.shardings(self.functions.specs) if self.rules else None
+        self.dtype = self.state["decoder"]["embed_tokens"].dtype
+        self.lanes = self.functions.shards("batch")
+
+    def place(self) -> None:
+        """Puts the weights where the rules want them, if they come in another layout: a trainer's."""
+        if self.rules is not None:
+            self.state = jax.device_put(self.state, self.shardings)
+
+    @property
+    def compilations(self) -> int:
+        """How many programs have been compiled for models of this structure, in this process."""
+        return self.functions.compilations
+
+    def memory_axes(self, quantised: bool) -> Memory:
+        return Memory(POOL_AXES, SCALE_AXES if quantised else None, (None, None), SEEN_AXES)
+
+    def memory_shapes(
+        self, pages: int, page_size: int, entries: int, places: int, *, quantised: bool = False
+    ) -> Memory:
+        """The arrays of `Memory` as shapes, the pages and places being those of each lane."""
+        decoder = self.config.decoder
+        layers, combined, dim = decoder.num_hidden_layers, 2 * decoder.num_key_value_heads, decoder.head_dim
+        shape = jax.ShapeDtypeStruct
+        return Memory(
+            shape((self.lanes, layers * pages, page_size, combined, dim), jnp.int8 if quantised else self.dtype),
+            shape((layers, combined, dim), jnp.float32) if quantised else None,
+            shape((entries * ROWS, decoder.hidden_size), self.dtype),
+            shape((self.lanes, places, decoder.vocab_size), jnp.bool_),
+        )
+
+    def new_memory(self, pages: int, page_size: int, entries: int, places: int, scale: Any = None) -> Memory:
+        """Zeros everywhere; where there is a `scale`, keys and values are kept as int8."""
+        shapes = self.memory_shapes(pages, page_size, entries, places, quantised=scale is not None)
+        axes = self.memory_axes(scale is not None)
+        shardings = self.rules.shardings(self.rules.specs(axes)) if self.rules else None
+        memory = jax.jit(lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), out_shardings=shardings)()
+        return memory if scale is None else memory._replace(scale=jax.device_put(scale, memory.scale.sharding))
+
+    def hear(
+        self,
+        memory: Memory,
+        samples: Float[AnyArray, "X W"],
+        sizes: Int[AnyArray, " X"],
+        places: Int[AnyArray, " X"],
+    ) -> Memory:
+        """Encodes chunks of one bucket shape, each into its place of the feature cache (a place past its end: none)."""
+        return memory._replace(features=self.functions.hear(self.state, memory.features, samples, sizes, places))
+
+    def prefill(
+        self,
+        memory: Memory,
+        tokens: Int[AnyArray, "R Q"],
+        heard: Int[AnyArray, "R Q"],
+        starts: Int[AnyArray, " R"],
+        counts: Int[AnyArray, " R"],
+        page_table: Int[AnyArray, "R M"],
+    ) -> Memory:
+        """Puts the keys and values of a piece of each row's prompt into its pages.
+
+        Args:
+          heard: the row of the feature cache in a token's place, −1 for a token of text.
+          starts, counts: the piece's first position, and how many of the Q tokens there are.
+        """
+        pages = self.functions.prefill(
+            self.state, memory.pages, memory.scale, memory.features, tokens, heard, starts, counts, page_table
+        )
+        return memory._replace(pages=pages)
+
+    def decode(self, memory: Memory, rows: Rows, wanted: int) -> tuple[Memory, Burst]:
+        """Up to K steps, fewer when every row has met one of its stop ids or `wanted` have run."""
+        burst, pages, seen = self.functions.decode(
+            self.state, memory.pages, memory.scale, memory.seen, rows, np.int32(wanted)
+        )
+        return memory._replace(pages=pages, seen=seen), burst
+
+    def mark(self, memory: Memory, lane: int, place: int, tokens: Int[np.ndarray, " T"]) -> Memory:
+        """The row in this place has seen these tokens, and none else."""
+        seen = memory.seen
+        for start in range(0, max(len(tokens), 1), MARKED_AT_ONCE):
+            piece = np.full(MARKED_AT_ONCE, self.config.decoder.vocab_size, np.int32)
+            part = tokens[start : start + MARKED_AT_ONCE]
+            piece[: len(part)] = part
+            seen = self.functions.mark(seen, np.int32(lane), np.int32(place), piece, np.bool_(start == 0))
+        return memory._replace(seen=seen)
+
+    def alike(self, state: Any) -> Any:
+        """Other weights of the same model, in the types of the present ones.
+
+        Raises:
+          ValueError: a tree of another structure or of other shapes.
+        """
+        old, new = (jax.tree_util.tree_flatten_with_path(tree) for tree in (self.state, state))
+        shapes = [{jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves} for leaves, _ in (old, new)]
+        if wrong := sorted(set(shapes[0].items()) ^ set(shapes[1].items())):
+            raise ValueError(f"weights: expected those of the same model, found a difference at {wrong[0][0]}")
+        return jax.tree.map(lambda a, b: b.astype(a.dtype), self.state, state)
+
+    def update(self, state: Any) -> None:
+        """Takes weights that are `alike`, and puts them where the old ones lay."""
+        self.state = jax.tree.map(lambda a, b: jax.device_put(b, a.sharding), self.state, state)
 
 
 def likeliest(found: Distribution) -> tuple[Int[Array, "R 20"], Float[Array, "R 20"]]:

@@ -70,7 +70,7 @@ def programs(config: Any, mesh: Mesh) -> dict[str, Program]:
 
     chunks, samples = config.encode_chunks, lengths.CHUNK_SAMPLES
     encode = program(
-        own.hear_fn,
+        own.functions.hear_fn,
         features,
         array((None, None), jnp.float32, chunks, samples),
         array((None,), jnp.int32, chunks),
@@ -86,7 +86,7 @@ def programs(config: Any, mesh: Mesh) -> dict[str, Program]:
     prompt, numbers = array(table, jnp.int32, rows, length), array(row, jnp.int32, rows)
     before = config.cache_length - length
     prefill = program(
-        own.prefill_fn,
+        own.functions.prefill_fn,
         *(pages, scale, features, prompt, prompt, numbers, numbers, array(table, jnp.int32, rows, width)),
         donate=(1,),
         groups={"KV cache": (1,)},
@@ -108,7 +108,7 @@ def programs(config: Any, mesh: Mesh) -> dict[str, Program]:
         sampling=SamplingArrays(*sampling),
     )
     decode = program(
-        own.decode_fn,
+        own.functions.decode_fn,
         *(pages, scale, seen, deciding, array((), jnp.int32)),
         donate=(1, 3),
         groups={"KV cache": (1,)},

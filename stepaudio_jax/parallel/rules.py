@@ -72,7 +72,7 @@ fsdp_minor is a part of fsdp on large slices (mesh.in_phases), and absent elsewh
 """
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class ShardingRules:
     """A strategy's table bound to a mesh (which is kept with fsdp in phases, see `mesh.in_phases`).
 

@@ -16,7 +16,7 @@ from stepaudio_jax.inference import EngineOptions, SamplingParams
 from stepaudio_jax.models import StepAudio, make_critic
 from stepaudio_jax.parallel import MeshError, ShardingRules, make_mesh
 from stepaudio_jax.rl import ppo
-from stepaudio_jax.rl.learner import Learner, read_critic, read_policy
+from stepaudio_jax.rl.learner import Learner, PolicyReader, read_critic
 from stepaudio_jax.rl.losses import Clip
 from stepaudio_jax.rl.objectives import CriticLoss, PolicyLoss
 from stepaudio_jax.rl.rollout import Layout
@@ -94,7 +94,7 @@ def policy_of(config: Config, rules: ShardingRules) -> Learner:
         nnx.eval_shape(lambda: new_model(config)),
         make_optimizer(config.optim, steps),
         step_options(config, objective),
-        read_policy(rl.temperature, config.vocab_chunks),
+        PolicyReader(rl.temperature, config.vocab_chunks),
         trainable=config.trainable,
         rules=rules,
     )

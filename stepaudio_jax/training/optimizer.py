@@ -7,11 +7,14 @@ lies in parts over fsdp, each of those products would gather it, in float32, for
 from __future__ import annotations
 
 import difflib
+import functools
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 from stepaudio_jax.training.configs import Config
@@ -22,7 +25,8 @@ GROUP_KEYS = ("learning_rate", "end_learning_rate", "weight_decay")
 
 
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
-    """The optimizer of a config's `optim` section.
+    """The optimizer of a config's `optim` section. Equal settings give the same object, so that what is compiled with
+    it is shared.
 
     Args:
       config: learning_rate, end_learning_rate, warmup_steps, schedule, decay_steps (for wsd), b1, b2, weight_decay,
@@ -34,6 +38,12 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     Raises:
       ValueError: a schedule that does not exist or does not fit the steps, or a group with an unknown key.
     """
+    return _optimizer(json.dumps(config.to_dict(), sort_keys=True), steps)
+
+
+@functools.lru_cache(maxsize=32)
+def _optimizer(settings: str, steps: int) -> optax.GradientTransformation:
+    config = ml_collections.ConfigDict(json.loads(settings))
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=config.b1, b2=config.b2),

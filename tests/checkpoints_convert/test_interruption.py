@@ -28,7 +28,7 @@ def start(*arguments) -> subprocess.Popen:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=600):
     end = time.monotonic() + seconds
     while not condition() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.002)
@@ -44,7 +44,8 @@ def bytes_under(folder) -> int:
 
 
 @pytest.mark.parametrize("direction", ["from-hf", "to-hf"])
-def test_kill_9_at_random_moments(tmp_path, direction):
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_kill_9_at_random_moments(tmp_path, direction, times):
     """Killed when a random part of its bytes is on disk, one in each fifth, started again, compared."""
     rng = random.Random(direction)
     hf, ours = released(tmp_path / "hf", overrides=DEEP, max_shard_size=5_000_000), tmp_path / "ours"
@@ -58,9 +59,9 @@ def test_kill_9_at_random_moments(tmp_path, direction):
     first.stderr.close()
     whole = bytes_under(dst)
     shutil.rmtree(dst)
-    killed_midway, times = 0, 5
+    killed_midway = 0
     for attempt in range(4 * times):  # a busy machine may look too late, and find it whole
-        if attempt >= times and killed_midway >= 3:
+        if attempt >= times and killed_midway >= min(times, 3):
             break
         process = start(direction, source, dst)
         wait_for(unfinished.exists, process)
@@ -82,7 +83,7 @@ def test_kill_9_at_random_moments(tmp_path, direction):
         assert not unfinished.exists()
         assert compare(str(hf), str(dst)) == [] and check_manifest(str(dst)) == [], attempt
         shutil.rmtree(dst)
-    assert killed_midway >= 3
+    assert killed_midway >= min(times, 3)
 
 
 def stop_after(monkeypatch, count: int, error: BaseException):

@@ -125,7 +125,7 @@ def written(out: Path) -> int:
     return sum(1 for _ in out.glob("unfinished/*.arrayrecord.json"))
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=600):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -161,7 +161,7 @@ def test_ctrl_c_then_again(source, tmp_path):
     process = start(source, tmp_path / "out")
     wait_for(lambda: process.poll() is not None or written(tmp_path / "out"))
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130 and "Traceback" not in process.stderr.read()
+    assert process.wait(timeout=600) == 130 and "Traceback" not in process.stderr.read()
     process.stderr.close()
     build(files(source), tmp_path / "out", Recipe(FOLDER), records_per_shard=2, workers=1)
     assert len(StoredDataset(tmp_path / "out")) == len(GOOD)

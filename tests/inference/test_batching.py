@@ -65,16 +65,17 @@ def finished(engine: Engine, *requests: Request):
     return [done[request.id] for request in requests]
 
 
-def test_200_requests_that_come_and_go_with_too_few_pages():
+@pytest.mark.parametrize("count", [64, pytest.param(200, marks=pytest.mark.slow)])
+def test_requests_that_come_and_go_with_too_few_pages(count):
     """Arrivals at random, every eighth cancelled at random, pages for a third of the rows: all that finish have the
     tokens and log-probabilities of whole forward passes, and every page comes back."""
     rng = np.random.default_rng(0)
-    requests = [request(i, rng) for i in range(200)]
+    requests = [request(i, rng) for i in range(count)]
     truth = plain.write(model(), small.tokenizer(), requests, length=LENGTH, sound=24_320)
     engine = Engine(model(), small.tokenizer(), options(pages=44))
-    cancelled = {f"r{i}" for i in rng.choice(200, 25, replace=False)}
+    cancelled = {f"r{i}" for i in rng.choice(count, count // 8, replace=False)}
     when = {name: int(rng.integers(1, 5)) for name in cancelled}
-    done, coming, known = {}, [requests[i] for i in rng.permutation(200)], {}
+    done, coming, known = {}, [requests[i] for i in rng.permutation(count)], {}
     while coming or engine.has_work:
         for _ in range(min(rng.integers(0, 4), len(coming))):
             one = coming.pop()
@@ -90,8 +91,8 @@ def test_200_requests_that_come_and_go_with_too_few_pages():
                 engine.cancel(name)
                 del known[name]
     stats = engine.stats()
-    assert stats.pages_used == stats.running == stats.waiting == 0 and stats.interruptions > 10
-    assert {f"r{i}" for i in range(200)} - set(done) <= cancelled and len(done) >= 175
+    assert stats.pages_used == stats.running == stats.waiting == 0 and stats.interruptions > count / 20
+    assert {f"r{i}" for i in range(count)} - set(done) <= cancelled and len(done) >= count * 7 // 8
     for one, (tokens, log_probs) in zip(requests, truth, strict=True):
         if one.id in done:
             assert list(done[one.id].token_ids) == tokens, one.id
@@ -174,10 +175,12 @@ def test_a_long_prompt_holds_up_nobody():
 def test_warming_up_compiles_everything_there_is():
     engine = Engine(model(), small.tokenizer(), options(max_rows=2))
     told = []
+    jax.clear_caches()  # another engine of this structure may have compiled some
+    before = engine.programs.compilations
     engine.warm_up(lambda done, total, what: told.append((done, total, what)))
     assert [done for done, *_ in told] == list(range(len(told))) and told[-1][1] == len(told) - 1
     compiled = engine.programs.compilations
-    assert compiled == len(told) - 1
+    assert compiled - before == len(told) - 1
     rng = np.random.default_rng(5)
     finished(engine, *[request(i, rng) for i in range(12)])
     assert engine.programs.compilations == compiled
@@ -190,7 +193,7 @@ def test_the_cache_is_written_in_place(rows):
     engine = Engine(model(), small.tokenizer(), options(pages=4096))
     memory, programs = engine.memory, engine.programs
     arguments = programs.state, memory.pages, None, memory.seen, engine.replies.arrays({}, rows, 0), np.int32(1)
-    found = programs._decode.lower(*arguments).compile().memory_analysis()
+    found = programs.functions.decode.lower(*arguments).compile().memory_analysis()
     assert found.temp_size_in_bytes < memory.pages.nbytes / 2
     assert found.alias_size_in_bytes >= memory.pages.nbytes
 

@@ -65,6 +65,7 @@ def exam(**options):
     return result.overall.mean, {name: dict(enumerate(pairs)) for name, pairs in written.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"weights": "int8"}, {"kv_cache": "int8"}], ids=str)
 def test_the_tiny_model_answers_as_well(options):
     """While two replies are the same, their log-probabilities are close; so are the marks."""

@@ -13,7 +13,7 @@ from stepaudio_jax.judges import EndpointJudge, EndpointOptions, JudgeError, Que
 from stepaudio_jax.judges.recorded import PORTION
 from stepaudio_jax.text import Audio, Conversation, human, system
 
-FAST = EndpointOptions(at_once=4, attempt_seconds=1.0, patience_seconds=6.0, first_wait=0.05, longest_wait=0.4)
+FAST = EndpointOptions(at_once=4, attempt_seconds=3.0, patience_seconds=60.0, first_wait=0.05, longest_wait=0.4)
 
 
 def question(number=0, **options):
@@ -57,7 +57,7 @@ class Server:
                 elif step == "busy":
                     status, headers, text = 429, {"retry-after": "0.3"}, "{}"
                 elif step == "slow":
-                    time.sleep(1.5)
+                    time.sleep(4.0)
                 elif step == "garbage":
                     text = "<html>not JSON"
                 elif step == "other":
@@ -141,7 +141,7 @@ def test_patience_ends_and_is_counted(serve, step, error):
     began = time.monotonic()
     (reply,) = judge([question()])
     assert reply.text is None and reply.error.startswith(error) and judge.counters.errors == {error: 1}
-    assert time.monotonic() - began < 3 and len(server.bodies) < 20
+    assert time.monotonic() - began < 60 and len(server.bodies) < 20
 
 
 def test_a_server_that_is_down_for_a_while(serve):

@@ -99,21 +99,31 @@ def calls(draw):
     return arrays(seed, batch, q_len, kv_len, kv_heads * group, kv_heads, draw(st.sampled_from([64, 128]))), arguments
 
 
-@settings(max_examples=15)
+@settings(max_examples=5)
 @given(calls())
 def test_the_tpu_kernels(call):
     inputs, arguments = call
     check("pallas_tpu", inputs, **arguments)
 
 
-@settings(max_examples=15)
+@settings(max_examples=5)
 @given(calls())
 def test_blockwise(call):
     inputs, arguments = call
     check("xla", inputs, **arguments)
 
 
-@settings(max_examples=4)
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation", ["pallas_tpu", "xla"])
+@settings(max_examples=40)
+@given(call=calls())
+def test_more_calls(implementation, call):
+    inputs, arguments = call
+    check(implementation, inputs, **arguments)
+
+
+@pytest.mark.slow
+@settings(max_examples=8)
 @given(calls())
 def test_the_tpu_kernels_do_not_race_anywhere(call):
     inputs, arguments = call

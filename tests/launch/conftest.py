@@ -29,7 +29,7 @@ chmod +x "$1/bin/stepaudio"
 """
 
 
-def until(true, seconds=30.0):
+def until(true, seconds=600.0):
     """Waits for something that happens in another process."""
     end = time.monotonic() + seconds
     while not true():
@@ -126,7 +126,7 @@ class Cloud:
     def run(self, script: str, *words: str, typed: str | None = None) -> tuple[int, str, str]:
         """Exit status, stdout, stderr."""
         process = self.start(script, *words, **({} if typed is None else {"stdin": subprocess.PIPE}))
-        out, err = process.communicate(typed, timeout=60)
+        out, err = process.communicate(typed, timeout=600)
         return process.returncode, out, err
 
     def hanging(self) -> list[int]:

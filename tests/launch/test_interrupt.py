@@ -43,7 +43,7 @@ def interrupt(cloud, where, calls, words, hint, send):
     process = cloud.start(*words)
     until(lambda: len(cloud.hanging()) == 2 * calls)
     os.killpg(process.pid, send)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 128 + send
     assert err.splitlines()[-1].startswith(f"{words[0]}: stopped. ") and hint in err.splitlines()[-1]
     until(lambda: not any(alive(pid) for pid in cloud.hanging()))

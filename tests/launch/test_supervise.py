@@ -80,7 +80,7 @@ def test_signals_are_passed_on(cloud, program, tmp_path, number, name, status):
     until(lambda: starts(it) == 1)
     until(lambda: any("tail" in children(child).values() for child in children(process.pid)))
     process.send_signal(number)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == status and (tmp_path / "exit").read_text() == f"{status}\n"
     assert "saved\n" in out and f"ended by SIG{name}" in out and starts(it) == 1
 
@@ -90,7 +90,7 @@ def test_a_deaf_program_is_killed_with_its_children(cloud, program, tmp_path):
     process = cloud.start("supervise.sh", "--grace=0.1", "--", *it)
     until(lambda: (tmp_path / "left").exists() and (tmp_path / "left").read_text())
     process.terminate()
-    assert process.wait(timeout=30) == 143
+    assert process.wait(timeout=600) == 143
     until(lambda: not alive(int((tmp_path / "left").read_text())))
     process.communicate()
 
@@ -107,7 +107,7 @@ def test_a_signal_during_the_pause(cloud, program):
     until(lambda: starts(it) == 1)
     until(lambda: "sleep" in children(process.pid).values())
     process.terminate()
-    assert process.wait(timeout=30) == 143 and starts(it) == 1
+    assert process.wait(timeout=600) == 143 and starts(it) == 1
     process.communicate()
 
 
@@ -119,7 +119,7 @@ def test_mistakes(cloud):
 def worker(cloud, *words):
     """worker.sh as it lies on a worker."""
     command = ["bash", str(cloud.folder / "homes/pod-0/stepaudio/src/launch/worker.sh"), *words]
-    done = subprocess.run(command, env=cloud.env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=cloud.env, capture_output=True, text=True, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -23,7 +23,7 @@ def take_away(cloud, state="PREEMPTED"):
 
 
 def end(watch, cloud):
-    out, err = watch.communicate(timeout=60)
+    out, err = watch.communicate(timeout=600)
     assert out == ""
     return watch.returncode, err
 

@@ -224,7 +224,7 @@ def test_ctrl_c_while_it_compiles():
         assert process.stdout and process.stdout.readline() == "compiling\n"
         process.send_signal(signal.SIGINT)
         try:
-            assert process.communicate(timeout=20) == ("", "stepaudio plan: interrupted\n")
+            assert process.communicate(timeout=600) == ("", "stepaudio plan: interrupted\n")
         finally:
             process.kill()
     assert process.returncode == 130

@@ -22,7 +22,7 @@ def descendants(process: int) -> set[int]:
     return found
 
 
-def wait_for(what, seconds: float = 10.0):
+def wait_for(what, seconds: float = 600):
     """Waits until a function gives something true, and gives that."""
     deadline = time.monotonic() + seconds
     while not (found := what()):

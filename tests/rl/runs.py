@@ -12,7 +12,7 @@ from stepaudio_jax.inference import Engine, EngineOptions, Request, SamplingPara
 from stepaudio_jax.models import make_critic
 from stepaudio_jax.parallel import ShardingRules, make_mesh
 from stepaudio_jax.rl import ppo
-from stepaudio_jax.rl.learner import Learner, read_critic, read_policy
+from stepaudio_jax.rl.learner import Learner, PolicyReader, read_critic
 from stepaudio_jax.rl.losses import Clip
 from stepaudio_jax.rl.objectives import CriticLoss, PolicyLoss
 from stepaudio_jax.rl.rollout import Layout, Prompt, rollout, to_example
@@ -34,24 +34,36 @@ def one_device() -> ShardingRules:
     return ShardingRules(make_mesh({}, jax.devices()[:1]))
 
 
+@functools.cache
+def made(optimizer, rate: float):
+    """The same object for the same arguments, so that learners with it share their compiled passes."""
+    return optimizer(rate)
+
+
 def learners(mesh=None, *, rate=3e-3, objective=None, seed=0, critic=True, optimizer=optax.adam):
     rules = ShardingRules(mesh) if mesh else one_device()
     model = small.model(scale=1.0, seed=seed)
     policy = Learner(
         model,
-        optimizer(rate),
+        made(optimizer, rate),
         StepOptions(objective=objective or PolicyLoss(Clip())),
-        read_policy(1.0, 1),
+        PolicyReader(1.0, 1),
         trainable=("decoder",),
         rules=rules,
     ).begin(model)
     if not critic:
         return policy, None
-    other = small.model(scale=1.0, seed=seed)
-    make_critic(other, nnx.Rngs(0))
-    options = StepOptions(objective=CriticLoss())
-    made = Learner(other, optimizer(3 * rate), options, read_critic, trainable=("decoder", "value_head"), rules=rules)
-    return policy, made.begin(other)
+    with_head = small.model(scale=1.0, seed=seed)
+    make_critic(with_head, nnx.Rngs(0))
+    own = Learner(
+        with_head,
+        made(optimizer, 3 * rate),
+        StepOptions(objective=CriticLoss()),
+        read_critic,
+        trainable=("decoder", "value_head"),
+        rules=rules,
+    )
+    return policy, own.begin(with_head)
 
 
 LAYOUT = Layout(rows=8, length=64, sound_rows=1, sound_samples=20 * 1280)

@@ -151,7 +151,7 @@ ATTEMPTS = [
 def test_nothing_outside_can_be_reached(attempt, tmp_path):
     tmp_path.chmod(0o777)
     (tmp_path / "kept").write_text("kept")
-    ran = run(GUARDED.format(attempt.format(folder=tmp_path, parent=os.getpid())), seconds=5)
+    ran = run(GUARDED.format(attempt.format(folder=tmp_path, parent=os.getpid())), seconds=60)
     assert ran.output == b"refused\n", ran
     assert [path.name for path in tmp_path.iterdir()] == ["kept"] and (tmp_path / "kept").read_text() == "kept"
 
@@ -160,13 +160,13 @@ def test_system_calls_by_number_do_not_exist():
     source = "import ctypes\ncall = ctypes.CDLL(None, use_errno=True).syscall\n"
     for number in (56, 57, 58, 59, 41, 62, 101, 161, 165, 272, 298, 321, 322, 425, 435):  # x86-64; others elsewhere
         source += f"call({number}, 0, 0, 0, 0, 0); assert ctypes.get_errno() != 0\n"
-    ran = run(source + "print('alive')", seconds=5)
+    ran = run(source + "print('alive')", seconds=60)
     assert ran.output == b"alive\n" or os.uname().machine != "x86_64"
 
 
 def test_the_environment_is_empty(monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "abc")
-    ran = run("import os, sys\nprint(sorted(os.environ), os.listdir('.'), sys.argv)", seconds=5)
+    ran = run("import os, sys\nprint(sorted(os.environ), os.listdir('.'), sys.argv)", seconds=60)
     assert ran.output in (b"['LC_CTYPE'] [] ['candidate.py']\n", b"[] [] ['candidate.py']\n")
 
 
@@ -175,7 +175,7 @@ def test_it_may_use_its_own_folder_and_the_standard_library():
         "import collections, decimal, hashlib, heapq, json, os, random, re, zlib\n"
         "open('a', 'w').write('x' * 1000)\nos.rename('a', 'b')\nprint(len(open('b').read()))\nos.remove('b')\n"
         "print(hashlib.sha256(b'').hexdigest()[:4], input())",
-        seconds=5,
+        seconds=60,
         stdin="grüße",
     )
     assert ran.well and ran.output.decode() == "1000\ne3b0 grüße\n"
@@ -221,7 +221,7 @@ def test_limits_end_a_program(source, stopped):
 )
 def test_more_than_the_limits_fails(source):
     begin = time.monotonic()
-    ran = run(source, seconds=10)
+    ran = run(source, seconds=60)
     assert ran.status == 1 and time.monotonic() - begin < 8
 
 
@@ -239,4 +239,4 @@ def test_what_cannot_be_confined_is_not_run(launcher, complaint, tmp_path, monke
         judge("print(6)", DOUBLE)
     monkeypatch.setattr(sandbox.sys, "platform", "darwin")
     with pytest.raises(SandboxError, match="system: expected linux, found darwin"):
-        run("", seconds=5)
+        run("", seconds=60)

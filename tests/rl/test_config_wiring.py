@@ -32,7 +32,7 @@ def test_every_option_of_an_update_is_the_configs(unusual):
 
 def test_both_objectives_are_the_configs(unusual, monkeypatch):
     temperatures = []
-    monkeypatch.setattr(stage, "read_policy", lambda temperature, chunks: temperatures.append(temperature))
+    monkeypatch.setattr(stage, "PolicyReader", lambda temperature, chunks: temperatures.append(temperature))
     policy = stage.policy_of(unusual, runs.one_device())
     expected = PolicyLoss(Clip(0.1, 0.3, 3.0), held=True, kl="k2", entropy_weight=0.05, temperature=0.7)
     assert policy.options.objective == expected and temperatures == [0.7]

@@ -65,10 +65,11 @@ def run(folder, phase=""):
     # One device: this is about what lies on the disk.
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", PROGRAM, str(folder), phase, *OPTIONS]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_killed_in_every_phase(tmp_path):
     code, said = run(tmp_path / "whole")

@@ -8,22 +8,18 @@ import pytest
 
 from stepaudio_jax import checkpoints
 from stepaudio_jax.rl import loop
-from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.rl.scoring import score
 from stepaudio_jax.training import read_config
 from stepaudio_jax.training.configs import copy_of
+from tests import small
 
-SMALL = ("steps=3", "rl.prompts=2", "rl.samples=3", "rl.rows=8", "rl.sound_rows=8", "rl.critic_minibatches=1",
-         "optim.warmup_steps=1", "critic_optim.warmup_steps=1", "checkpoints.save_every=1")  # fmt: skip
+SMALL = ("steps=3", "rl.prompts=2", "rl.samples=3", "rl.rows=4", "rl.row_tokens=192", "rl.sound_rows=4",
+         "rl.max_new_tokens=48", "rl.engine.max_rows=8", "rl.critic_minibatches=1", "optim.warmup_steps=1",
+         "critic_optim.warmup_steps=1", "checkpoints.save_every=1", "prompts.miniature.max_events=2",
+         "scan_layers=True")  # fmt: skip
 
 HELD = ("rl.kl.weight=0.1", "rl.reference.every=1", "rl.reference.rate=0.5",
         "rl.temperature=1.8", "optim.warmup_steps=0")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def runner():
-    with RewardRunner() as made:
-        yield made
 
 
 def config(*more: str):
@@ -45,7 +41,8 @@ def dying_at(call, runner):
 @pytest.fixture(scope="module")
 def whole(runner, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rl") / "run"
-    return loop.train(config(*HELD), folder, functools.partial(score, runner), evaluate=lambda engine: {"eval_x": 1.0})
+    with small.devices(1):
+        return loop.train(config(*HELD), folder, functools.partial(score, runner), evaluate=lambda engine: {"x": 1.0})
 
 
 def test_what_a_run_writes(whole):
@@ -60,7 +57,7 @@ def test_what_a_run_writes(whole):
     assert (whole / "config.json").exists() and checkpoints.read_config(whole)
 
 
-def test_killed_in_an_update_it_ends_with_the_same_bits(whole, runner, tmp_path):
+def test_killed_in_an_update_it_ends_with_the_same_bits(whole, runner, one_device, tmp_path):
     """It dies while it scores the second rollout, whose journal stays."""
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
@@ -72,11 +69,12 @@ def test_killed_in_an_update_it_ends_with_the_same_bits(whole, runner, tmp_path)
 
 
 def test_critic_and_reference_on_devices_of_their_own(whole, runner, tmp_path):
-    """Four and four of eight: the same updates as on all eight together, also where one was done again."""
-    made = config(*HELD, "mesh.fsdp=4", "rl.critic_mesh.fsdp=4", "rl.sound_rows=8")
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(made, tmp_path / "run", dying_at(2, runner))
-    path = loop.train(made, tmp_path / "run", functools.partial(score, runner))
+    """Two and two of four: the same updates as on one, also where one was done again."""
+    made = config(*HELD, "mesh.fsdp=2", "rl.critic_mesh.fsdp=2")
+    with small.devices(4):
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(made, tmp_path / "run", dying_at(2, runner))
+        path = loop.train(made, tmp_path / "run", functools.partial(score, runner))
     ours, theirs = ([json.loads(line) for line in (each.parent / "metrics.jsonl").open()] for each in (path, whole))
     ours, theirs = ([line for line in lines if "loss" in line] for lines in (ours, theirs))
     assert ours[-1]["kl_to_reference"] > 1e-5
@@ -85,7 +83,7 @@ def test_critic_and_reference_on_devices_of_their_own(whole, runner, tmp_path):
             assert a[name] == pytest.approx(b[name], rel=2e-3, abs=2e-5), name
 
 
-def test_adapters_are_a_policy_and_the_kl_adapts(runner, tmp_path):
+def test_adapters_are_a_policy_and_the_kl_adapts(runner, one_device, tmp_path):
     """LoRA beside frozen weights, held to the start by a KL whose weight goes down where the KL is under its target;
     ended after the second update it goes on with the weight it had."""
     made = copy_of(config("rl.kl.weight=0.1", "rl.kl.target=0.5", "rl.baseline=grpo"))
@@ -114,4 +112,5 @@ def test_adapters_are_a_policy_and_the_kl_adapts(runner, tmp_path):
 )
 def test_what_cannot_be_is_refused(runner, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        loop.train(config(change), tmp_path / "run", functools.partial(score, runner))
+        made = config("rl.rows=8", "rl.sound_rows=8", change)
+        loop.train(made, tmp_path / "run", functools.partial(score, runner))

@@ -16,13 +16,12 @@ from stepaudio_jax.inference.session import load_engine
 from stepaudio_jax.rl import distil, mgrd, self_cognition
 from stepaudio_jax.rl.distil import Found
 from stepaudio_jax.rl.prompts import sources_of
-from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.rl.scoring import score
 from stepaudio_jax.training import read_config
 
 KINDS = "prompts.miniature.kinds=('direction','timbre')"
 ROLLOUTS = ("rl.prompts=2", "rl.samples=2", "rl.rows=4", "rl.sound_rows=4", "rl.row_tokens=160", "rl.max_new_tokens=64",
-            "rl.engine.max_rows=16")  # fmt: skip
+            "rl.engine.max_rows=8", "scan_layers=True")  # fmt: skip
 FEW = ("init=tiny", "rounds=1", "prompts.miniature.records=6", "prompts.miniature.max_events=2", KINDS,
        "control.samples=2", "control.most=2", "distil.samples=3", "filter.samples=2", "filter.least=0",
        "filter.most=2", "sft.steps=2", "sft.optim.warmup_steps=1", "sft.data.batch_size=2",
@@ -33,10 +32,9 @@ FEW = ("init=tiny", "rounds=1", "prompts.miniature.records=6", "prompts.miniatur
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
-@pytest.fixture(scope="module")
-def scoring():
-    with RewardRunner() as runner:
-        yield functools.partial(score, runner)
+@pytest.fixture
+def scoring(runner):
+    return functools.partial(score, runner)
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,10 @@ def test_the_reward_reaches_the_critic_as_it_is(played):
     assert metrics["critic/loss"] < 1e-3
 
 
-@pytest.mark.parametrize("baseline", ["critic", "grpo", "rloo", "reinforce++"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "rloo", "reinforce++")]
+
+
+@pytest.mark.parametrize("baseline", ["critic", *SLOW])
 def test_it_learns_a_toy_task(baseline):
     """Half of all tokens are right at first; one seed here, five in benchmarks/rl_toy.py."""
     options = ppo.PPO(samples=8, baseline=baseline, critic_minibatches=2)

@@ -16,20 +16,17 @@ from stepaudio_jax.rl.prompts import Prompts, with_rubric
 from stepaudio_jax.rl.reward_model import RewardModel
 from stepaudio_jax.rl.reward_model.build import make_reward_model
 from stepaudio_jax.rl.reward_model.scoring import MixedScore
-from stepaudio_jax.rl.rewards import RewardRunner
 from stepaudio_jax.text import Conversation, human, system
 from stepaudio_jax.training import read_config
+from tests import small
 from tests.judges.test_endpoint import Server
 
-SMALL = ("init=tiny", "steps=3", "rl.prompts=4", "rl.samples=2", "rl.rows=8", "rl.sound_rows=8", "rl.minibatches=1",
+SMALL = ("init=tiny", "steps=3", "rl.prompts=4", "rl.samples=2", "rl.rows=4", "rl.sound_rows=4", "rl.minibatches=1",
          "optim.warmup_steps=1", "checkpoints.save_every=1", "prompts.dialogues.max_events=1", "rl.guards.length=0.1",
-         "rl.max_new_tokens=80")  # fmt: skip
+         "rl.max_new_tokens=80", "rl.engine.max_rows=8", "scan_layers=True")  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def runner():
-    with RewardRunner() as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def config(*more: str):
@@ -72,7 +69,8 @@ def whole(runner, tmp_path_factory):
     """References are written by a policy that follows; the judge's replies are kept."""
     folder = tmp_path_factory.mktemp("rlhf")
     judge = Recorded(folder / "judge.jsonl", Wordy())
-    return loop.train(config(*MOVING), folder / "run", MixedScore(runner, RewardModel(judge)))
+    with small.devices(1):
+        return loop.train(config(*MOVING), folder / "run", MixedScore(runner, RewardModel(judge)))
 
 
 def test_what_is_judged_is_told(whole):

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from stepaudio_jax.data.examples import Batch
-from stepaudio_jax.rl.learner import Learner, read_critic, read_policy
+from stepaudio_jax.rl.learner import Learner, PolicyReader, read_critic
 from stepaudio_jax.rl.losses import Clip
 from stepaudio_jax.rl.objectives import CriticLoss, PolicyLoss
 from stepaudio_jax.training.step import StepOptions
@@ -80,7 +80,7 @@ def compiled(model):
         model,
         optax.sgd(RATE),
         StepOptions(objective=objective),
-        read_policy(TEMPERATURE, 1),
+        PolicyReader(TEMPERATURE, 1),
         trainable=("decoder",),
         rules=runs.one_device(),
     )

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from stepaudio_jax.rl.rewards import Reward, RewardRunner, Sample
+from stepaudio_jax.rl.rewards import Reward, Sample
 
 RIGHT = Sample("So it is B.", "The answer is B.", True, False, "B", {"choices": ["dog", "cat"]})
 WHOLE = {
@@ -13,12 +13,6 @@ WHOLE = {
     "number": dataclasses.replace(RIGHT, answer="The answer is 12.", truth="12"),
     "maths": dataclasses.replace(RIGHT, answer=r"The answer is \boxed{12}.", truth="12"),
 }
-
-
-@pytest.fixture(scope="module")
-def runner():
-    with RewardRunner() as made:
-        yield made
 
 
 def values(runner, sample, reward):

@@ -27,7 +27,7 @@ class Running:
 
     def __init__(self, app, url: str):
         self.app, self.url = app, url
-        self.http = httpx.Client(base_url=url, timeout=60)
+        self.http = httpx.Client(base_url=url, timeout=600)
 
     def metrics(self) -> dict[str, float]:
         """Samples without labels, and those of requests as "route status"."""
@@ -38,7 +38,7 @@ class Running:
                 found[f"{sample.name} {labels}".strip()] = sample.value
         return found
 
-    def wait_for(self, condition: Callable[[dict[str, float]], bool], seconds: float = 5) -> dict[str, float]:
+    def wait_for(self, condition: Callable[[dict[str, float]], bool], seconds: float = 600) -> dict[str, float]:
         """The metrics once they are so."""
         end = time.monotonic() + seconds
         while not condition(found := self.metrics()):
@@ -71,7 +71,7 @@ def serving(
     finally:
         running.http.close()
         server.should_exit = True
-        thread.join(10)
+        thread.join(600)
         assert not thread.is_alive()
 
 

@@ -135,7 +135,7 @@ def test_stop_keeps_what_was_written_and_the_dialogue_goes_on(browser, uploads):
         tab.ask("And then?")
         running.wait_for(lambda found: found["stepaudio_requests_running"] == 1)
         tab.page.close()
-        running.wait_for(lambda found: not found["stepaudio_requests_running"], seconds=10)
+        running.wait_for(lambda found: not found["stepaudio_requests_running"])
 
 
 def test_an_error_is_shown_and_the_question_stays(browser, uploads):

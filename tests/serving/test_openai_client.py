@@ -255,7 +255,7 @@ def test_what_the_released_client_sends(server, alone):
         "skip_special_tokens": False, "continue_final_message": True, "add_generation_prompt": False,
     }  # fmt: skip
     text, done = "", False
-    with httpx.stream("POST", server.url + CHAT, json=body, timeout=60) as response:
+    with httpx.stream("POST", server.url + CHAT, json=body, timeout=600) as response:
         for line in filter(None, response.iter_lines()):
             if done := line == "data: [DONE]":
                 break
@@ -269,7 +269,7 @@ def test_plain_curl(server):
         pytest.skip("no curl on this machine")
     body = json.dumps({"messages": SUM})
     command = ["curl", "-sS", "--fail", f"{server.url}{CHAT}", "-H", "Content-Type: application/json", "-d", body]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     assert json.loads(done.stdout)["choices"][0]["message"]["content"] == "9"
     clip = wav(np.zeros(8000, np.float32))
     command = [
@@ -281,7 +281,7 @@ def test_plain_curl(server):
         "-F",
         "response_format=text",
     ]
-    done = subprocess.run(command, input=clip, capture_output=True, timeout=60, check=True)
+    done = subprocess.run(command, input=clip, capture_output=True, timeout=600, check=True)
     assert b"error" not in done.stdout
 
 

@@ -181,6 +181,6 @@ def test_whoever_goes_away_frees_the_row(uploads):
                 if "process_generating" in line:
                     running.wait_for(lambda found: found["stepaudio_requests_running"] == 1)
                     break
-        running.wait_for(lambda found: not found["stepaudio_requests_running"], seconds=10)
+        running.wait_for(lambda found: not found["stepaudio_requests_running"])
         assert engine.cancelled == engine.added
         assert running.app.state.service.taken == 0

@@ -124,12 +124,12 @@ def test_prefill_and_decode(chip):
     ints, table = np.zeros(4, np.int32), np.zeros((4, 16), np.int32)
     tokens = np.zeros((4, 256), np.int32)
     arguments = on(chip, (tokens, tokens, ints, ints, table))
-    prefill = programs._prefill.lower(state, memory.pages, None, memory.features, *arguments).compile()
+    prefill = programs.functions.prefill.lower(state, memory.pages, None, memory.features, *arguments).compile()
     sampling = SamplingArrays.stack([SamplingParams()] * 4)
     steps = np.zeros((4, 8), np.int32)
     rows = on(chip, Rows(ints, ints, ints, steps, steps, ints, table, sampling))
     wanted = jax.ShapeDtypeStruct((), jnp.int32, sharding=chip)
-    decode = programs._decode.lower(state, memory.pages, None, memory.seen, rows, wanted).compile()
+    decode = programs.functions.decode.lower(state, memory.pages, None, memory.seen, rows, wanted).compile()
     for program in (prefill, decode):
         assert "tpu_custom_call" in program.as_text()  # the library's attention over pages
         # The pages are given away and come back in place, not copied.

@@ -50,12 +50,6 @@ def look(model, tokenizer) -> dict[str, float]:
     return {"norm": float(sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in leaves))}
 
 
-def on_devices(monkeypatch, count: int) -> None:
-    """Trains on the first few devices only."""
-    make_mesh = loop.make_mesh
-    monkeypatch.setattr(loop, "make_mesh", lambda axes: make_mesh(axes, jax.devices()[:count]))
-
-
 def lines(workdir, name: str = "loss") -> list[dict]:
     """Those lines of the metrics that have a number of this name."""
     read = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The audio encoder is frozen in every stage (R1 §4, R1.5 §3), as each config divides what is trained and what is not."""
+"""The audio encoder is frozen in every stage (R1 §4, R1.5 §3), by what each config says is trained and what is not."""
 
 import importlib
 import pkgutil
