@@ -45,6 +45,11 @@ def compile_quickly(quick: bool) -> None:
         compilation_cache.reset_cache()  # which has noted whether it is used
 
 
+def add_xla_flags(*flags: str) -> None:
+    """For this process, whose backend has not begun, and those that it starts."""
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
+
+
 configure("jax_compilation_cache_dir", os.environ["STEPAUDIO_TESTS"])
 configure("jax_persistent_cache_min_compile_time_secs", 0)
 configure("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -59,8 +64,7 @@ if "cpu" in os.environ["JAX_PLATFORMS"].split(",") and not (
 ):
     jax.config.update("jax_num_cpu_devices", FAKE_DEVICES)  # here only: a program a test starts sees one
     # Eight devices of a few cores may meet late, with other work beside them; XLA ends the process after 40 s.
-    late = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {late}".strip()
+    add_xla_flags("--xla_cpu_collective_call_terminate_timeout_seconds=600")
 
 # The first example of a jitted function pays for its compilation, so no deadline.
 hypothesis.settings.register_profile("dev", deadline=None)
@@ -68,6 +72,15 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, prin
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 NEEDS = {"parity": ("torch", "transformers"), "tpu_backend": ("libtpu",)}
+
+
+QUICK = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
+"""XLA's older emitters compile in half the time, and one piece of a small program in less than many."""
+
+
+def pytest_configure(config: pytest.Config):
+    if ON_CPU and config.option.markexpr not in NEEDS and QUICK[0] not in os.environ.get("XLA_FLAGS", ""):
+        add_xla_flags(*QUICK)
 
 
 @pytest.fixture(scope="module", autouse=True)

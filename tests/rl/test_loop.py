@@ -70,7 +70,7 @@ def test_killed_in_an_update_it_ends_with_the_same_bits(whole, runner, one_devic
 
 def test_critic_and_reference_on_devices_of_their_own(whole, runner, tmp_path):
     """Two and two of four: the same updates as on one, also where one was done again."""
-    made = config(*HELD, "mesh.fsdp=2", "rl.critic_mesh.fsdp=2")
+    made = config(*HELD, "steps=2", "mesh.fsdp=2", "rl.critic_mesh.fsdp=2")
     with small.devices(4):
         with pytest.raises(KeyboardInterrupt):
             loop.train(made, tmp_path / "run", dying_at(2, runner))
@@ -78,7 +78,7 @@ def test_critic_and_reference_on_devices_of_their_own(whole, runner, tmp_path):
     ours, theirs = ([json.loads(line) for line in (each.parent / "metrics.jsonl").open()] for each in (path, whole))
     ours, theirs = ([line for line in lines if "loss" in line] for lines in (ours, theirs))
     assert ours[-1]["kl_to_reference"] > 1e-5
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(ours, theirs[:2], strict=True):
         for name in ("reward", "critic/loss", "grad_norm", "entropy", "kl_to_reference"):
             assert a[name] == pytest.approx(b[name], rel=2e-3, abs=2e-5), name
 

@@ -21,12 +21,12 @@ from stepaudio_jax.training import read_config
 
 KINDS = "prompts.miniature.kinds=('direction','timbre')"
 ROLLOUTS = ("rl.prompts=2", "rl.samples=2", "rl.rows=4", "rl.sound_rows=4", "rl.row_tokens=160", "rl.max_new_tokens=64",
-            "rl.engine.max_rows=8", "scan_layers=True")  # fmt: skip
+            "rl.engine.max_rows=8")  # fmt: skip
 FEW = ("init=tiny", "rounds=1", "prompts.miniature.records=6", "prompts.miniature.max_events=2", KINDS,
        "control.samples=2", "control.most=2", "distil.samples=3", "filter.samples=2", "filter.least=0",
        "filter.most=2", "sft.steps=2", "sft.optim.warmup_steps=1", "sft.data.batch_size=2",
        "sft.data.buckets=((256,327680),)", "rlvr.steps=1", "rlvr.rl.critic_minibatches=1",
-       "rlvr.optim.warmup_steps=0", "rlvr.critic_optim.warmup_steps=0")  # fmt: skip
+       "rlvr.scan_layers=True", "rlvr.optim.warmup_steps=0", "rlvr.critic_optim.warmup_steps=0")  # fmt: skip
 
 
 pytestmark = pytest.mark.usefixtures("one_device")

@@ -5,6 +5,9 @@ import dataclasses
 import pytest
 
 from stepaudio_jax.rl.rewards import Reward, Sample
+from stepaudio_jax.rl.rollout import Prompt, Sampled
+from stepaudio_jax.rl.scoring import score
+from stepaudio_jax.text import Conversation, human
 
 RIGHT = Sample("So it is B.", "The answer is B.", True, False, "B", {"choices": ["dog", "cat"]})
 WHOLE = {
@@ -33,3 +36,18 @@ def test_the_reward_of_audio_guards_what_it_wraps(runner):
     assert values(runner, RIGHT, reward) == pytest.approx([1.0, 0.2])
     unclosed = dataclasses.replace(RIGHT, complete=False)
     assert values(runner, unclosed, reward) == pytest.approx([0.8, 0.0])
+
+
+def test_a_run_tells_rewards_what_was_cut_off(runner):
+    """From a reply to what its reward sees: closed or not, cut off or not."""
+    prompt = Prompt(Conversation((human("A or B?"),)), "B", "toy", Reward("audio", {"accuracy": "exact"}))
+    whole = Sampled(0, 0, (1,), (0.0,), "It barks.", "B", True, False)
+    replies = [
+        whole,
+        dataclasses.replace(whole, truncated=True),
+        dataclasses.replace(whole, complete=False),
+        dataclasses.replace(whole, complete=False, truncated=True),
+        dataclasses.replace(whole, answer="A"),
+    ]
+    values, valid, _ = score(runner, [prompt] * 5, replies)
+    assert valid.all() and values.tolist() == pytest.approx([1.0, 0.2, 0.8, 0.0, 0.2])
