@@ -8,7 +8,7 @@ OBJECTIVES, LOSSES = "stepaudio_jax/training/objectives.py", "stepaudio_jax/trai
 OPTIMIZER, GUARD = "stepaudio_jax/training/optimizer.py", "stepaudio_jax/training/guard.py"
 METRICS = "stepaudio_jax/training/metrics.py"
 
-WIRING = "tests/training/test_wiring.py"
+WIRING, DATA, RUN = (f"tests/training/test_wiring{part}.py" for part in ("", "_data", "_run"))
 TRAINING, STAGES = "tests/training/test_training.py", "tests/training/test_stages.py"
 UNIT = "tests/training/test_objectives.py"
 
@@ -230,7 +230,7 @@ MUTANTS = (
         SOURCES,
         "        seed=config.seed,\n        rows",
         "        seed=0,\n        rows",
-        (f"{WIRING}::test_rows_follow_the_data_section",),
+        (f"{DATA}::test_rows_follow_the_data_section",),
         wiring=True,
     ),
     Mutant(
@@ -238,7 +238,7 @@ MUTANTS = (
         SOURCES,
         "        window=data.window,\n        threads",
         "        threads",
-        (f"{WIRING}::test_rows_follow_the_data_section",),
+        (f"{DATA}::test_rows_follow_the_data_section",),
         wiring=True,
     ),
     Mutant(
@@ -246,7 +246,7 @@ MUTANTS = (
         SOURCES,
         "weight_by=data.weight_by, ",
         "",
-        (f"{WIRING}::test_rows_follow_the_data_section",),
+        (f"{DATA}::test_rows_follow_the_data_section",),
         wiring=True,
     ),
     Mutant(
@@ -254,7 +254,7 @@ MUTANTS = (
         SOURCES,
         ", too_long=data.too_long)",
         ")",
-        (f"{WIRING}::test_rows_follow_the_data_section",),
+        (f"{DATA}::test_rows_follow_the_data_section",),
         wiring=True,
     ),
     Mutant(
@@ -262,7 +262,7 @@ MUTANTS = (
         SOURCES,
         'for key, value in values.items() if key != "path"}',
         'for key, value in values.items() if key not in ("path", "weight")}',
-        (f"{WIRING}::test_rows_follow_the_data_section",),
+        (f"{DATA}::test_rows_follow_the_data_section",),
         wiring=True,
     ),
     Mutant(
@@ -270,7 +270,7 @@ MUTANTS = (
         SOURCES,
         "        max_bad_share=data.max_bad_share,\n",
         "",
-        (f"{WIRING}::test_bad_records_are_counted_against_the_share_of_the_config",),
+        (f"{DATA}::test_bad_records_are_counted_against_the_share_of_the_config",),
         wiring=True,
     ),
     Mutant(
@@ -278,7 +278,7 @@ MUTANTS = (
         SOURCES,
         "        **data.render,\n",
         "",
-        (f"{WIRING}::test_the_empty_think_leaves_the_loss_when_the_config_says_so",),
+        (f"{DATA}::test_the_empty_think_leaves_the_loss_when_the_config_says_so",),
         wiring=True,
     ),
     Mutant(
@@ -294,7 +294,7 @@ MUTANTS = (
         SOURCES,
         "scores[example.source][example.record, i % 2]",
         "scores[example.source][example.record, 0]",
-        (f"{WIRING}::test_each_reply_of_a_pair_gets_its_own_reference",),
+        (f"{DATA}::test_each_reply_of_a_pair_gets_its_own_reference",),
         wiring=True,
     ),
     Mutant(
@@ -327,7 +327,7 @@ MUTANTS = (
         SOURCES,
         "if rng.random() < data.text_share:",
         "if rng.random() < 0.5:",
-        (f"{WIRING}::test_the_miniature_follows_its_shares_and_lessons",),
+        (f"{DATA}::test_the_miniature_follows_its_shares_and_lessons",),
         wiring=True,
     ),
     Mutant(
@@ -335,7 +335,7 @@ MUTANTS = (
         SOURCES,
         "if data.silent_share and rng.random() < data.silent_share:",
         "if False:",
-        (f"{WIRING}::test_the_miniature_follows_its_shares_and_lessons",),
+        (f"{DATA}::test_the_miniature_follows_its_shares_and_lessons",),
         wiring=True,
     ),
     Mutant(
@@ -343,14 +343,14 @@ MUTANTS = (
         SOURCES,
         "for lesson in curriculum if step < lesson[0])",
         "for lesson in curriculum if step <= lesson[0])",
-        (f"{WIRING}::test_the_miniature_follows_its_shares_and_lessons",),
+        (f"{DATA}::test_the_miniature_follows_its_shares_and_lessons",),
     ),
     Mutant(
         "lessons are counted in groups of batches",
         SOURCES,
         "self._draw(rng, index * data.batches_per_group)",
         "self._draw(rng, index)",
-        (f"{WIRING}::test_the_miniature_follows_its_shares_and_lessons",),
+        (f"{DATA}::test_the_miniature_follows_its_shares_and_lessons",),
         wiring=True,
     ),
     # The run.
@@ -359,7 +359,7 @@ MUTANTS = (
         LOOP,
         "self.schedule(done.step - 1)",
         "self.schedule(done.step)",
-        (f"{WIRING}::test_a_run_does_what_its_config_says",),
+        (f"{RUN}::test_a_run_does_what_its_config_says",),
         wiring=True,
     ),
     Mutant(
@@ -367,7 +367,7 @@ MUTANTS = (
         LOOP,
         "jnp.dtype(self.config.save_dtype)",
         "jnp.dtype(jnp.float32)",
-        (f"{WIRING}::test_a_run_does_what_its_config_says",),
+        (f"{RUN}::test_a_run_does_what_its_config_says",),
         wiring=True,
     ),
     Mutant(
@@ -375,7 +375,7 @@ MUTANTS = (
         LOOP,
         'Retention(**{k: v for k, v in config.checkpoints.items() if k != "save_every"})',
         "Retention()",
-        (f"{WIRING}::test_a_run_does_what_its_config_says",),
+        (f"{RUN}::test_a_run_does_what_its_config_says",),
         wiring=True,
     ),
     Mutant(
@@ -383,7 +383,7 @@ MUTANTS = (
         LOOP,
         "if stopped or evaluates or number % config.checkpoints.save_every == 0 or number == config.steps:",
         "if stopped or evaluates or number == config.steps:",
-        (f"{WIRING}::test_a_run_does_what_its_config_says",),
+        (f"{RUN}::test_a_run_does_what_its_config_says",),
         wiring=True,
     ),
     Mutant(
@@ -391,7 +391,7 @@ MUTANTS = (
         LOOP,
         "step % self.config.eval_every == 0",
         "step % 2 == 0",
-        (f"{WIRING}::test_a_run_does_what_its_config_says",),
+        (f"{RUN}::test_a_run_does_what_its_config_says",),
         wiring=True,
     ),
     Mutant(
@@ -399,7 +399,7 @@ MUTANTS = (
         LOOP,
         "if done.step % self.config.log_every == 0 or",
         "if True or",
-        (f"{WIRING}::test_a_run_does_what_its_config_says",),
+        (f"{RUN}::test_a_run_does_what_its_config_says",),
         wiring=True,
     ),
     Mutant(
@@ -407,7 +407,7 @@ MUTANTS = (
         LOOP,
         '{"generation": self.config.generation.to_dict(), "overwrite": True}',
         '{"generation": {}, "overwrite": True}',
-        (f"{WIRING}::test_a_run_does_what_its_config_says",),
+        (f"{RUN}::test_a_run_does_what_its_config_says",),
         wiring=True,
     ),
     Mutant(
@@ -415,7 +415,7 @@ MUTANTS = (
         LOOP,
         "base, modules = self.config.init, whole_modules(self.config)",
         "base, modules = self.config.init, []",
-        (f"{WIRING}::test_adapters_and_a_module_trained_beside_them_are_exported",),
+        (f"{RUN}::test_adapters_and_a_module_trained_beside_them_are_exported",),
         wiring=True,
     ),
     Mutant(
@@ -423,7 +423,7 @@ MUTANTS = (
         LOOP,
         '            self.source.restore(restored.about["source"])\n',
         "",
-        ("tests/training/test_wiring.py::test_a_run_that_goes_on_is_the_run_that_was_not_stopped",),
+        (f"{STAGES}::test_a_run_over_stored_data_that_is_stopped_goes_on_to_the_bit[whole modules]",),
         wiring=True,
     ),
     Mutant(
@@ -439,7 +439,7 @@ MUTANTS = (
         LOOP,
         "state = TrainState(restored.params, frozen, *restored.train)",
         "state = TrainState(restored.params, frozen, *jax.tree.map(jnp.zeros_like, restored.train))",
-        (f"{WIRING}::test_a_run_that_goes_on_is_the_run_that_was_not_stopped",),
+        (f"{STAGES}::test_a_run_over_stored_data_that_is_stopped_goes_on_to_the_bit[whole modules]",),
         wiring=True,
     ),
     Mutant(
@@ -475,11 +475,11 @@ MUTANTS = (
         wiring=True,
     ),
     Mutant(
-        "positions of a packed row go on",
+        "positions do not reach the model",
         STEP,
         "        batch.positions,\n        batch.segment_ids,",
-        "        jnp.broadcast_to(jnp.arange(batch.tokens.shape[-1]), batch.tokens.shape),\n        batch.segment_ids,",
-        (f"{WIRING}::test_positions_begin_again_in_every_segment",),
+        "        jnp.zeros_like(batch.positions),\n        batch.segment_ids,",
+        (f"{WIRING}::test_the_shipped_model_knows_its_world_in_packed_rows",),
         wiring=True,
     ),
     Mutant(
@@ -487,7 +487,7 @@ MUTANTS = (
         STEP,
         "        groups=batch.groups,\n",
         "",
-        ("tests/training/test_wiring.py::test_a_shared_prompt_is_seen_by_its_replies",),
+        (f"{WIRING}::test_a_shared_prompt_is_seen_by_its_replies",),
         wiring=True,
     ),
     Mutant(
@@ -685,7 +685,7 @@ MUTANTS = (
         LOOP,
         'self.meter.step(int(values.pop("filled")), done.places, done.waited)',
         'self.meter.step(done.places, int(values.pop("filled")), done.waited)',
-        (f"{WIRING}::test_a_run_does_what_its_config_says",),
+        (f"{RUN}::test_a_run_does_what_its_config_says",),
         wiring=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""From a config to what a step computes: every option reaches what it is for. Against closed forms and small numbers."""
+"""From a config to what a step computes: every option reaches what it is for. Against closed forms, small numbers."""
 
 import importlib
 import math
@@ -18,7 +18,7 @@ from stepaudio_jax.models.lora import is_lora, linear_layers
 from stepaudio_jax.parallel import make_mesh
 from stepaudio_jax.text import Audio, Conversation, assistant, human
 from stepaudio_jax.training.guard import guarded
-from stepaudio_jax.training.initial import init_model
+from stepaudio_jax.training.initial import init_model, new_model
 from stepaudio_jax.training.losses import token_scores
 from stepaudio_jax.training.objectives import DPO, NextToken
 from stepaudio_jax.training.sources import run_tokenizer
@@ -48,13 +48,17 @@ SUPERVISED = {
     "tiny": (192, {"encoder", "adaptor", "decoder"}, NextToken),
     "tiny_finish": (192, {"encoder", "adaptor", "decoder"}, NextToken),
 }
-"""By the recipe: hidden size of the decoder, what is trained, what is minimised. The encoder is frozen in every stage of
-the release (R1 §4); the shipped tiny model has one of its own to train."""
+"""By the recipe: hidden size of the decoder, what is trained, what is minimised. The encoder is frozen in every stage
+of the release (R1 §4); the shipped tiny model has one of its own to train."""
 AUDIO_AND_TEXT = {
     "mid_training_33b": {"audio": (4.0, ("audio",)), "text": (1.0, ("text",))},
     "mid_training_8b": {"audio": (4.0, ("audio",)), "text": (1.0, ("text",))},
-    "sft_33b": {"audio_cot": (0.4, ("audio", "cot")), "audio_plain": (3.6, ("audio", "empty_think")), "text": (1, ("text",))},
-}  # fmt: skip
+    "sft_33b": {
+        "audio_cot": (0.4, ("audio", "cot")),
+        "audio_plain": (3.6, ("audio", "empty_think")),
+        "text": (1.0, ("text",)),
+    },
+}
 """4 B tokens of sound to 1 B of text, a tenth of the former with reasoning (R1 §4.1, R1.5 §3.1)."""
 
 
@@ -130,7 +134,7 @@ def test_the_loss_of_a_model_that_knows_nothing():
     config = small_config(z_loss=0.5)
     config.data.sources = {"one": {}, "two": {}}
     segments = [[1] * 6 + [2] * 5, [1] * 4]
-    trained = [[0, 0, 1, 1, 1, 0] + [0, 1, 0, 0, 1], [0, 1, 1, 0]]
+    trained = [[0, 0, 1, 1, 1, 0, 0, 1, 0, 0, 1], [0, 1, 1, 0]]
     data = batch(segments, trained, sources=np.array([[0] * LENGTH, [1] * LENGTH], np.int32))
     losses = ("loss", "loss/one", "loss/two")
     metrics = of_a_step(config, data, *losses, "z_loss", "tokens", "filled")
@@ -157,7 +161,7 @@ def test_the_loss_of_a_pair_of_known_log_probabilities():
     config.dpo = {"beta": 0.3, "label_smoothing": 0.1, "sft_weight": 0.2}
     reference = np.zeros((2, LENGTH), np.float32)
     reference[0, 0], reference[0, 5] = -13.0, -12.5
-    data = batch([[1] * 5 + [2] * 6, [0]], [[0, 0, 0, 1, 1] + [0, 0, 0, 1, 1, 1], [0]], reference=reference)
+    data = batch([[1] * 5 + [2] * 6, [0]], [[0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1], [0]], reference=reference)
     metrics = of_a_step(config, data, "loss", "reward_chosen", "reward_rejected", "loss_chosen")
     chosen, rejected = 0.3 * (-2 * math.log(VOCABULARY) + 13.0), 0.3 * (-3 * math.log(VOCABULARY) + 12.5)
     margin = chosen - rejected
@@ -195,8 +199,7 @@ def test_frozen_parameters_lie_in_the_compute_type():
 
     config = small_config(compute_dtype="bfloat16")
     stage = one_device_stage(config)
-    state = stage.new_state(config)
-    for found in (stage.state, state):
+    for found in (stage.state, jax.eval_shape(lambda: stage.new_state(config))):
         assert types(found.frozen) == {"bfloat16"} and types(found.params) == {"float32"}
     config = lora_tiny.get_config()
     config.compute_dtype = "bfloat16"
@@ -212,16 +215,17 @@ def test_updates_follow_the_optim_section():
     config.optim.update({"learning_rate": 0.5, "end_learning_rate": 0.1, "warmup_steps": 2, "schedule": "linear"})
     config.optim.update({"b1": 0.8, "b2": 0.6, "weight_decay": 0.25, "clip_norm": 1e9})
     optimizer = one_device_stage(config).optimizer
+    update = jax.jit(optimizer.update)
     params = {"norm": {"scale": jnp.full(3, 2.0)}, "linear": {"kernel": jnp.full((2, 2), 2.0)}}
     ones = jax.tree.map(jnp.ones_like, params)
     state = optimizer.init(params)
     for step in range(11):
         rate = 0.25 * step if step < 2 else 0.5 - 0.4 * (step - 2) / 8
-        updates, state = optimizer.update(ones, state, params)
+        updates, state = update(ones, state, params)
         np.testing.assert_allclose(updates["norm"]["scale"], -rate, rtol=1e-5, atol=1e-9)
         np.testing.assert_allclose(updates["linear"]["kernel"], -rate * 1.5, rtol=1e-5, atol=1e-9)
-    _, state = optimizer.update(ones, optimizer.init(params), params)
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    _, state = update(ones, optimizer.init(params), params)
+    updates, _ = update(jax.tree.map(jnp.zeros_like, params), state, params)
     moved = (0.8 / 1.8) / math.sqrt(0.6 / 1.6)
     np.testing.assert_allclose(updates["norm"]["scale"], -0.25 * moved, rtol=1e-5)
 
@@ -237,19 +241,20 @@ def test_a_step_counts_its_flops_and_tokens():
         assert stage.program.tokens == 128
 
 
+def seeded(seed: int):
+    return small_config(seed=seed)
+
+
 def test_a_run_begins_with_the_weights_it_names(tmp_path):
     made = small.model(seed=3)
     checkpoints.save(tmp_path / "it", made, small.tokenizer().backend.to_str())
     config = small_config(**{"init": str(tmp_path / "it"), "tokenizer.vocab_size": 1024})
-    state = one_device_stage(config).new_state(config)
-    np.testing.assert_array_equal(state.params["decoder"]["embed_tokens"], made.decoder.embed_tokens[...])
-    np.testing.assert_array_equal(state.frozen["encoder"]["conv1"]["kernel"], made.encoder.conv1.kernel[...])
+    found = init_model(config, one_device_stage(config).rules)
+    np.testing.assert_array_equal(found.decoder.embed_tokens[...], made.decoder.embed_tokens[...])
+    np.testing.assert_array_equal(found.encoder.conv1.kernel[...], made.encoder.conv1.kernel[...])
     tokenizer, text = run_tokenizer(config)
     assert tokenizer.vocab_size == 512 and text == small.tokenizer().backend.to_str()
-    one, other = (
-        one_device_stage(fresh).new_state(fresh).params["decoder"]["embed_tokens"]
-        for fresh in (small_config(seed=1), small_config(seed=2))
-    )
+    one, other = (jax.jit(lambda c=c: new_model(c).decoder.embed_tokens[...])() for c in map(seeded, (1, 2)))
     assert np.any(one != other)
 
 
@@ -269,16 +274,16 @@ def test_the_shipped_model_knows_its_world_in_packed_rows():
     """Of three dialogues in a row, log-probabilities of what the model was trained to say: near 0 where tokens, places
     and sounds come to it as they did then. Another place for a token costs nats."""
     config = sft_tiny.get_config()
-    config.data.update({"batch_size": 2, "buckets": ((384, 160 * 1280),)})
+    config.data.update({"batch_size": 1, "buckets": ((384, 160 * 1280),)})
     tokenizer, _ = run_tokenizer(config)
     rng = np.random.default_rng(7)
-    examples = [encode(miniature.make_question(rng, max_events=3).conversation, tokenizer) for _ in range(6)]
-    data = collate([examples[:3], examples[3:]], length=384, sound_rows=2, sound_samples=160 * 1280)
+    examples = [encode(miniature.make_question(rng, max_events=3).conversation, tokenizer) for _ in range(3)]
+    data = collate([examples], length=384, sound_rows=1, sound_samples=160 * 1280)
     stage = one_device_stage(config)
     state = stage.new_state(config)._replace(opt_state=None)
-    found = np.asarray(jax.jit(stage.segment_scores().fn)(state, data))[:, :3]
-    trained = np.array([example.rendered.loss_mask.sum() for example in examples]).reshape(2, 3)
-    assert (found / trained).mean() > -0.2, found / trained
+    found = np.asarray(jax.jit(stage.segment_scores().fn)(state, data))[0, :3]
+    means = found / [example.rendered.loss_mask.sum() for example in examples]
+    assert (means > -0.2).all(), means
 
 
 def test_a_shared_prompt_is_seen_by_its_replies():
@@ -290,7 +295,8 @@ def test_a_shared_prompt_is_seen_by_its_replies():
     tokens = np.random.default_rng(0).integers(9, VOCABULARY, segments.shape)
     made = Batch(tokens, positions, segments, segments > 0, segments * 0, None, groups=groups)
     other = made._replace(tokens=np.where(np.arange(18) == 2, 5, tokens))
-    before, after = (np.asarray(hidden_states(model, x, training.StepOptions())) for x in (made, other))
+    hidden = jax.jit(lambda batch: hidden_states(model, batch, training.StepOptions()))
+    before, after = (np.asarray(hidden(x)) for x in (made, other))
     moved = np.abs(before - after).max(-1)[0] > 1e-5
     assert moved[2:15].all() and not moved[:2].any() and not moved[15:].any()
 
@@ -301,7 +307,8 @@ def test_the_length_rule_reaches_the_encoder():
     clip = Audio(small.sound(0.7)[: 160 * 65])
     example = encode(Conversation((human(clip, "What?"), assistant("That."))), small.tokenizer())
     data = collate([[example]], length=64, sound_rows=1, sound_samples=20 * 1280)
-    hf, vllm = (np.asarray(hidden_states(model, data, training.StepOptions(length_rule=r))) for r in ("hf", "vllm"))
+    hidden = jax.jit(lambda rule: hidden_states(model, data, training.StepOptions(length_rule=rule)), static_argnums=0)
+    hf, vllm = (np.asarray(hidden(rule)) for rule in ("hf", "vllm"))
     assert np.abs(hf - vllm).max() > 1e-4
 
 
