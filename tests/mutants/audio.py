@@ -3,10 +3,14 @@
 from tests.mutants import Mutant
 
 LENGTHS, CHUNKS, MEL, ROWS = (f"stepaudio_jax/audio/{name}.py" for name in ("lengths", "chunks", "mel", "rows"))
-OF_LENGTHS, OF_CHUNKS, OF_MEL, OF_ROWS = (f"tests/audio/test_{name}.py" for name in ("lengths", "chunks", "mel", "rows"))
+OF_LENGTHS, OF_CHUNKS, OF_MEL, OF_ROWS = (
+    f"tests/audio/test_{name}.py" for name in ("lengths", "chunks", "mel", "rows")
+)
 
 MUTANTS = (
-    Mutant("the hop is 128 samples", LENGTHS, "HOP = 160\n", "HOP = 128\n", (f"{OF_LENGTHS}::test_documented_examples",)),
+    Mutant(
+        "the hop is 128 samples", LENGTHS, "HOP = 160\n", "HOP = 128\n", (f"{OF_LENGTHS}::test_documented_examples",)
+    ),
     Mutant("a chunk lasts 30 s", LENGTHS, "CHUNK_SECONDS = 25\n", "CHUNK_SECONDS = 30\n", (OF_CHUNKS,)),
     Mutant(
         "both rules count all frames",
@@ -38,14 +42,31 @@ MUTANTS = (
         "        pass\n",
         (f"{OF_CHUNKS}::test_where_it_cuts",),
     ),
-    Mutant("the window is symmetric", MEL, "np.arange(N_FFT) / N_FFT)", "np.arange(N_FFT) / (N_FFT - 1))", (
-        f"{OF_MEL}::test_any_short_length",)),  # fmt: skip
-    Mutant("the dynamic range is 60 dB", MEL, "1e-8 * loudest", "1e-6 * loudest", (f"{OF_MEL}::test_any_short_length",)),
+    Mutant(
+        "the window is symmetric",
+        MEL,
+        "np.arange(N_FFT) / N_FFT)",
+        "np.arange(N_FFT) / (N_FFT - 1))",
+        (f"{OF_MEL}::test_any_short_length",),
+    ),
+    Mutant(
+        "the dynamic range is 60 dB", MEL, "1e-8 * loudest", "1e-6 * loudest", (f"{OF_MEL}::test_any_short_length",)
+    ),
     Mutant("the log-mel is not scaled", MEL, "logs / 4 + 1", "logs", (f"{OF_MEL}::test_any_short_length",)),
-    Mutant("the bands are not normalised", MEL, " * (2 / (edges[2:] - edges[:-2]))[:, None]", "", (
-        f"{OF_MEL}::test_filters",)),  # fmt: skip
-    Mutant("the mel scale breaks at 900 Hz", MEL, "top_linear = 1000 * 3 / 200", "top_linear = 900 * 3 / 200", (
-        f"{OF_MEL}::test_filters",)),  # fmt: skip
+    Mutant(
+        "the bands are not normalised",
+        MEL,
+        " * (2 / (edges[2:] - edges[:-2]))[:, None]",
+        "",
+        (f"{OF_MEL}::test_filters",),
+    ),
+    Mutant(
+        "the mel scale breaks at 900 Hz",
+        MEL,
+        "top_linear = 1000 * 3 / 200",
+        "top_linear = 900 * 3 / 200",
+        (f"{OF_MEL}::test_filters",),
+    ),
     Mutant(
         "the loudest band is the row's, not the chunk's",
         MEL,
@@ -57,8 +78,8 @@ MUTANTS = (
     Mutant(
         "sound beyond a chunk's end is heard",
         MEL,
-        "jnp.where(at < size, samples.at[at].get(mode=\"clip\"), 0)",
-        "jnp.where(at < size + 160, samples.at[at].get(mode=\"clip\"), 0)",
+        'jnp.where(at < size, samples.at[at].get(mode="clip"), 0)',
+        'jnp.where(at < size + 160, samples.at[at].get(mode="clip"), 0)',
         (f"{OF_MEL}::test_padding_is_never_heard",),
     ),
     Mutant(
@@ -75,4 +96,4 @@ MUTANTS = (
         "-(-lengths.mel_frames(samples) // UNIT_FRAMES)",
         (f"{OF_ROWS}::test_a_chunk_owns_room_for_a_zero_at_every_rate",),
     ),
-)  # fmt: skip
+)

@@ -101,10 +101,12 @@ MUTANTS = (
         LOADING,
         "dataclasses.replace(example, source=source, record=record)",
         "dataclasses.replace(example, source=source)",
-        ("tests/training/test_stages.py::"
-         "test_what_the_reference_thinks_is_computed_once_and_is_what_the_policy_thinks_at_first",),
+        (
+            "tests/training/test_stages.py::"
+            "test_what_the_reference_thinks_is_computed_once_and_is_what_the_policy_thinks_at_first",
+        ),
         wiring=True,
-    ),  # fmt: skip
+    ),
     Mutant(
         "the loader does not hand on how to render",
         LOADING,
