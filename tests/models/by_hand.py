@@ -81,8 +81,8 @@ def decoder_logits(config: StepAudioConfig, tensors: Tensors, tokens: list[int])
             out[:, own] = softmax(scores) @ v[:, shared]
         x = x + linear(tensors, f"{name}self_attn.o_proj", out)
         y = rms_norm(x, tensors[f"{name}post_attention_layernorm.weight"], sizes.rms_norm_eps)
-        gate = linear(tensors, f"{name}mlp.gate_proj", y)
-        x = x + linear(tensors, f"{name}mlp.down_proj", gate / (1 + np.exp(-gate)) * linear(tensors, f"{name}mlp.up_proj", y))
+        gate, up = (linear(tensors, f"{name}mlp.{part}_proj", y) for part in ("gate", "up"))
+        x = x + linear(tensors, f"{name}mlp.down_proj", gate / (1 + np.exp(-gate)) * up)
     x = rms_norm(x, tensors["model.norm.weight"], sizes.rms_norm_eps)
     head = "model.embed_tokens.weight" if sizes.tie_word_embeddings else "lm_head.weight"
     return x @ tensors[head].astype(np.float64).T

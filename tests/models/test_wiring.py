@@ -85,8 +85,8 @@ def test_rotary_positions_by_hand():
 
 
 def test_rotary_scaling_by_hand():
-    """Linear: every angle divided. YaRN (arXiv:2309.00071): the fastest channel turns as before, the slowest, which makes
-    less than one turn over the trained length, by a share, and both are lengthened by 0.1 · ln 4 + 1."""
+    """Linear: every angle divided. YaRN (arXiv:2309.00071): the fastest channel turns as before, the slowest, which
+    makes less than one turn over the trained length, by a share; both are lengthened by 0.1 · ln 4 + 1."""
     sizes = dataclasses.replace(small.config().decoder, head_dim=4, rope_theta=1e4, max_position_embeddings=512)
     at = np.array([[8]])
     linear = dataclasses.replace(sizes, rope_scaling=RopeScaling("linear", 4.0))
