@@ -250,7 +250,7 @@ def table(rooms: Mapping[str, Sequence[Mutant]], outcomes: Sequence[Outcome]) ->
         each.add_section()
         for mutant, verdict, seconds, by in own:
             kind, result = "wiring" if mutant.wiring else "", f"[{style[verdict]}]{verdict}"
-            each.add_row(room, mutant.name, kind, result, f"{seconds:.0f}", escape(by))
+            each.add_row(room, mutant.name, kind, result, f"{seconds:.0f}", escape(by.removeprefix("tests/")))
         count = collections.Counter(outcome.verdict for outcome in own)
         hung, killed = count["killed by hang"], count["killed"] + count["killed by hang"]
         numbers = len(own), killed, hung, count["survived"], count["error"], round(sum(o.seconds for o in own))
@@ -289,7 +289,7 @@ def main() -> int:
         print("\n".join(f"{mutant.name} ({mutant.file})" for mutant in chosen) or "no mutant of this name")
         return 0 if chosen else 2
     outcomes = run(chosen, ROOT, project_files(ROOT), max(1, min(arguments.workers, len(chosen))))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     for made in table(rooms, outcomes):
         console.print(made)
     bad = [outcome for outcome in outcomes if not outcome.verdict.startswith("killed")]
