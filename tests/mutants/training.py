@@ -177,10 +177,10 @@ MUTANTS = (
         wiring=True,
     ),
     Mutant(
-        "the encoder gets adapters",
+        "the feed-forward gets no adapters",
         "configs/lora_33b.py",
-        'config.lora.modules = ("decoder",)',
-        'config.lora.modules = ("encoder", "decoder")',
+        '"o_proj", "gate_proj", "up_proj", "down_proj")',
+        '"o_proj")',
         (f"{WIRING}::test_what_each_config_trains",),
         wiring=True,
     ),

@@ -28,6 +28,7 @@ from tests import small
 from tests.training import runs
 
 LENGTH, VOCABULARY = 24, 520
+DECODER_MATRICES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 SUPERVISED = {
     "dpo_33b": (5120, {"adaptor", "decoder"}, DPO),
     "dpo_tiny": (192, {"adaptor", "decoder"}, DPO),
@@ -119,6 +120,8 @@ def test_what_each_config_trains(name):
     found = {f"{path[0]} adapters" if is_lora(path) else path[0] for path in paths}
     assert found == trained and isinstance(stage.options.objective, objective)
     assert stage.model.config.decoder.hidden_size == size
+    adapted = {path[2] for path in paths if is_lora(path)}
+    assert adapted == (DECODER_MATRICES if "decoder adapters" in trained else set())
     frozen = {path[0] for path in flatten_dict(stage.state.frozen)}
     assert frozen == {"encoder", "adaptor", "decoder"} - (trained & {"encoder", "adaptor", "decoder"})
 
