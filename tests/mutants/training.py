@@ -601,7 +601,7 @@ MUTANTS = (
         OPTIMIZER,
         "optax.clip_by_global_norm(config.clip_norm)",
         "optax.clip_by_global_norm(1.0)",
-        ("tests/training/test_optimizer.py::test_without_groups_it_is_optax_adamw",),
+        ("tests/training/test_optimizer.py::test_clipping_goes_over_all_groups_together",),
         wiring=True,
     ),
     Mutant(
