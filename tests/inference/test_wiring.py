@@ -125,7 +125,7 @@ def test_rows_have_parameters_of_their_own(engine):
 @pytest.mark.parametrize("penalty", [1.3, 4.0])
 def test_the_repetition_penalty_counts_prompt_and_reply(engine, penalty):
     likeliest = greedy(PROMPT[-1], 1)[0]
-    prompt = (likeliest, *PROMPT)
+    prompt = (PROMPT[0], likeliest, *PROMPT[1:])
     seen, last, expected = set(prompt), prompt[-1], []
     for _ in range(12):
         scores = TABLE[:, last % CLASSES].copy()
