@@ -70,9 +70,9 @@ MUTANTS = (
     Mutant(
         "the loudest band is the row's, not the chunk's",
         MEL,
-        "mel.max(axis=1), ids, num_segments",
-        "mel.max(axis=1), ids * 0, num_segments",
-        (f"{OF_ROWS}::test_log_mel_of_each_chunk_is_that_of_the_chunk_alone",),
+        "jax.ops.segment_max(mel.max(axis=1), ids, num_segments=len(ids) // rows.UNIT_FRAMES + 2)[ids]",
+        "jnp.full(len(mel), mel.max())",
+        (f"{OF_ROWS}::test_a_loud_chunk_does_not_raise_the_floor_of_another_in_its_row",),
         wiring=True,
     ),
     Mutant(
