@@ -73,6 +73,8 @@ def test_a_hang_ends(project, tmp_path):
     copy = tool.Copy(tmp_path / "copy", project, list(FILES), tmp_path / "cache")
     assert copy.try_mutant(HANGS, limit=0.5).verdict == "killed by hang"
     assert (copy.tree / FILE).read_text() == SOURCE
+    assert copy.try_mutant(KILLED, limit=120.0).verdict == "killed"
+    copy.close()
 
 
 def test_the_limit_is_ten_times_what_the_tests_take_without_the_mutant():

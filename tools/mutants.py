@@ -14,9 +14,11 @@ import collections
 import concurrent.futures
 import contextlib
 import fnmatch
+import json
 import os
 import queue
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -36,6 +38,12 @@ from rich.table import Table
 from tests.mutants import Mutant, by_room, problems
 
 ROOT = Path(__file__).resolve().parent.parent
+FORKED = Path(__file__).with_name("forked_pytest.py")
+LIBRARIES = (
+    *("hypothesis", "jax", "jax.numpy", "jax.experimental.pallas", "flax.nnx", "optax", "orbax.checkpoint"),
+    *("tensorstore", "grain", "tokenizers", "ml_collections", "etils.epath", "soundfile", "soxr", "huggingface_hub", "rich.progress"),
+)
+"""What takes long to import, and no mutant changes."""
 LIMIT_FACTOR, LEAST_LIMIT = 10.0, 120.0
 """How long a mutant's tests may take: so many times as long as without it, and so many seconds at least."""
 BASELINE_LIMIT = 3_600.0
@@ -53,45 +61,59 @@ class Outcome(NamedTuple):
 
 
 class Copy:
-    """A copy of the project in which one test run at a time takes place."""
+    """A copy of the project in which one test run at a time takes place, forked from a process of its own."""
 
-    def __init__(self, folder: Path, root: Path, files: Sequence[str], cache: Path):
+    def __init__(self, folder: Path, root: Path, files: Sequence[str], cache: Path, libraries: Sequence[str] = ()):
         self.tree, self._temporary = folder / "tree", folder / "tmp"
         self._temporary.mkdir(parents=True)
         for name in files:
             target = self.tree / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target, follow_symlinks=False)
-        self._environment = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"} | {
+        environment = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"} | {
+            "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
             "PYTHONPATH": str(self.tree),
             "PYTHONDONTWRITEBYTECODE": "1",  # a mutant of the same size in the same second would find the old one's
             "CI": "1",  # hypothesis draws the same examples every time
             "STEPAUDIO_TESTS": str(cache),
             "TMPDIR": str(self._temporary),
         }
-        self._process: subprocess.Popen | None = None
+        self._server = subprocess.Popen(
+            [sys.executable, str(FORKED), *libraries],
+            cwd=self.tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+        )  # fmt: skip
+        self._running = 0
 
     def pytest(self, arguments: Sequence[str], limit: float) -> tuple[int | None, str]:
         """The exit status, None if it did not end in time, and what was printed."""
-        command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-rfE", "--color=no", "-p", "no:cacheprovider"]
-        command += [f"--basetemp={self._temporary / 'pytest'}", *arguments]
+        assert self._server.stdin is not None and self._server.stdout is not None
         printed = self._temporary / "printed"
-        with printed.open("w") as file:
-            self._process = subprocess.Popen(
-                command, cwd=self.tree, env=self._environment, stdout=file, stderr=file, start_new_session=True
-            )
-            try:
-                status = self._process.wait(limit)
-            except subprocess.TimeoutExpired:
-                status = None
-            self.stop()  # also what a test that failed has left running
-            self._process.wait()
-        return status, printed.read_text(errors="replace")
+        options = ["-q", "--no-header", "-rfE", "--color=no", "-p", "no:cacheprovider"]
+        options += [f"--basetemp={self._temporary / 'pytest'}", *arguments]
+        self._server.stdin.write(json.dumps({"arguments": options, "printed": str(printed)}).encode() + b"\n")
+        self._running = int(self._answer())
+        ended, _, _ = select.select([self._server.stdout], [], [], limit)
+        self.stop()  # also what a test that failed has left running
+        status = int(self._answer())
+        return status if ended else None, printed.read_text(errors="replace")
+
+    def _answer(self) -> bytes:
+        """The server's next line; unbuffered, so that `select` sees all that is left."""
+        assert self._server.stdout is not None
+        if not (line := self._server.stdout.readline()):
+            raise RuntimeError(f"{FORKED.name} has ended, with status {self._server.wait()}")
+        return line
 
     def stop(self) -> None:
-        if self._process is not None:
+        """Ends the run that is under way, and all it has started."""
+        if self._running:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self._running, signal.SIGKILL)
+
+    def close(self) -> None:
+        self.stop()
+        self._server.kill()
+        self._server.wait()
 
     def try_mutant(self, mutant: Mutant, limit: float) -> Outcome:
         """Plants it, runs its tests until one fails, and takes it out again."""
@@ -164,19 +186,22 @@ def _test_id(tree: Path, case: ElementTree.Element) -> str:
     return "::".join([f"{'/'.join(parts[:length])}.py", *parts[length:], case.get("name", "")])
 
 
-def run(mutants: Sequence[Mutant], root: Path, files: Sequence[str], workers: int) -> list[Outcome]:
+def run(
+    mutants: Sequence[Mutant], root: Path, files: Sequence[str], workers: int, libraries: Sequence[str] = ()
+) -> list[Outcome]:
     """Tries all of them, in their order.
 
     Args:
       files: of the project, that a copy needs; paths from `root`.
       workers: copies, each with one test run at a time.
+      libraries: to be imported once and not for each run.
     """
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     columns += [TextColumn("left:"), TimeRemainingColumn()]
     with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as name:
         folder, idle = Path(name), queue.SimpleQueue[Copy]()
-        copies = [Copy(folder / str(i), root, files, folder / "cache") for i in range(workers)]
+        copies = [Copy(folder / str(i), root, files, folder / "cache", libraries) for i in range(workers)]
         for copy in copies:
             idle.put(copy)
 
@@ -211,7 +236,7 @@ def run(mutants: Sequence[Mutant], root: Path, files: Sequence[str], workers: in
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for copy in copies:
-                copy.stop()
+                copy.close()
             pool.shutdown()
 
 
@@ -288,7 +313,8 @@ def main() -> int:
     if arguments.list or not chosen:
         print("\n".join(f"{mutant.name} ({mutant.file})" for mutant in chosen) or "no mutant of this name")
         return 0 if chosen else 2
-    outcomes = run(chosen, ROOT, project_files(ROOT), max(1, min(arguments.workers, len(chosen))))
+    workers = max(1, min(arguments.workers, len(chosen)))
+    outcomes = run(chosen, ROOT, project_files(ROOT), workers, LIBRARIES)
     console = Console(width=None if sys.stdout.isatty() else 160)
     for made in table(rooms, outcomes):
         console.print(made)
