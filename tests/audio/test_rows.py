@@ -52,6 +52,17 @@ def test_log_mel_of_each_chunk_is_that_of_the_chunk_alone(way, monkeypatch):
     assert not together[silent].any()
 
 
+def test_a_loud_chunk_does_not_raise_the_floor_of_another_in_its_row():
+    """94 dB apart: the floor is 80 dB below a chunk's own loudest band."""
+    loud, quiet = sounds((16_000, 8_000))
+    chunks = [10 * loud, 2e-4 * quiet]
+    row, (_, start) = packed(chunks)
+    together = np.asarray(log_mel(*map(jnp.asarray, row)))[0]
+    alone = np.asarray(log_mel(jnp.asarray(chunks[1][None]), jnp.array([8_000])))[0]
+    np.testing.assert_allclose(together[8 * start : 8 * start + len(alone)], alone, atol=5e-6)
+    assert alone[: lengths.mel_frames(8_000)].std() > 0.1
+
+
 encode = jax.jit(lambda rule, *row: small.model(scale=1.0).encode_audio(*row, length_rule=rule), static_argnums=0)
 WIDTH = 40_000
 

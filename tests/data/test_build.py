@@ -312,6 +312,20 @@ def test_think_incomplete(source, tmp_path):
     ]
 
 
+def test_flags_reach_the_data_set(source, tmp_path):
+    """Those of the rendering and of think-incomplete data, down to the records."""
+    out = tmp_path / "out"
+    flags = ["--think-incomplete=5", "--copies=2", "--keep-think", "--template=released", "--length-rule=vllm"]
+    assert main(["data", "build", str(source / "b.jsonl"), f"--out={out}", "--workers=1", *flags]) == 0
+    info = json.loads((out / "dataset.json").read_text())
+    assert info["rendering"] == {"length_rule": "vllm", "template": "released", "keep_think": True}
+    stored, expected = StoredDataset(out), []
+    for number in (1, 3, 5):  # of the file's seven records, those that reason
+        cuts = (None, f"First {50 + number}.", f"First {50 + number}.\n\nThen more.")
+        expected += [cuts[np.random.default_rng([5, number, copy]).integers(3)] for copy in range(2)]
+    assert [stored[i].conversation.turns[-1].think for i in range(len(stored))] == expected
+
+
 def test_mel(source, tmp_path):
     build([str(source / "b.jsonl")], tmp_path / "out", Recipe(FOLDER, mel=True), workers=1)
     stored = StoredDataset(tmp_path / "out")

@@ -69,6 +69,20 @@ def test_the_first_token_of_a_segment_is_never_trained():
     assert len(starts) == 2 and not data.loss_mask[0, starts].any() and data.loss_mask[0, starts + 1].all()
 
 
+def test_audio_tokens_are_counted_by_the_rule():
+    """65 frames of 10 ms count as 65 by "hf", as 67 by "vllm": 16 or 17 pairs of pairs of them, 8 or 9 tokens."""
+    counts = {rule: example(160 * 65, length_rule=rule).audio_tokens for rule in ("hf", "vllm")}
+    assert counts == {"hf": 8, "vllm": 9}
+
+
+def test_a_rows_sound_lies_in_its_own_share():
+    """Over two shards, the rows of sound of either hold what its own row of tokens hears, counted from its first."""
+    rows_of_tokens = [[example(16_000)], [example(8_000)]]
+    data = collate(rows_of_tokens, length=64, sound_rows=2, sound_samples=20 * UNIT_SAMPLES, shards=2)
+    assert data.audio is not None and data.audio.sizes.max(1).tolist() == [16_000, 8_000]
+    assert [int(slots[slots >= 0].min()) for slots in data.audio.slots] == [0, 0]
+
+
 @given(st.lists(st.integers(321, LONGEST_CUT), max_size=60), st.integers(1, 8))
 def test_a_row_of_tokens_always_has_room_for_its_sound(sizes, parts):
     """First fit never fails where every unit brought a token, however a row's sound is shared."""

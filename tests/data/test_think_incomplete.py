@@ -1,5 +1,6 @@
 """Think-incomplete samples: a prefix of the reasoning, the whole response, by seed alone."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -88,3 +89,10 @@ def test_speech_is_not(reply):
 def test_no_reasoning_is_left_out(think):
     with pytest.raises(LeftOut, match="no reasoning"):
         think_incomplete(sample(think), 0, 0, 0)
+
+
+def test_no_worse_reply_is_left():
+    """A pair's worse reply was written with other reasoning."""
+    source = sample("one\n\ntwo")
+    cut = think_incomplete(dataclasses.replace(source, rejected=source.conversation), 0, 0, 0)
+    assert cut.rejected is None

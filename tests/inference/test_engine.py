@@ -69,6 +69,7 @@ def test_greedy_tokens_and_log_probs_are_those_of_whole_forward_passes(engine):
         Request(question("What is it?", 0.5), GREEDY),
         Request(question("How many tones do you hear?", 0.4, 1.1), GREEDY),
         Request(question("Hello there"), GREEDY),
+        Request(question("And now?", 1.6, 1.6), GREEDY),  # a piece of the prompt ends within the second sound
     ]
     for request, done in zip(requests, finished(engine, *requests), strict=True):
         written: list[int] = []

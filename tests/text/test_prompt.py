@@ -220,6 +220,18 @@ def test_placeholders_take_the_clips_and_lose_their_newline():
         with_placeholders("<audio_patch><audio_patch>", [CLIP])
 
 
+def test_special_strings_are_special_where_a_part_allows_them(tokenizer):
+    for allowed in (True, False):
+        part = Text("a<|EOT|>", allow_special=allowed)
+        out = render(Conversation((human(part),)), tokenizer, lambda clip: [], generate=True)
+        assert out.token_ids.tolist().count(tokenizer.end_of_turn) == 1 + allowed
+
+
+def test_placeholders_take_the_clips_in_their_order():
+    other = Audio(np.ones(16000, np.float32))
+    assert with_placeholders("<audio_patch>a<audio_patch>b", [CLIP, other]) == (CLIP, Text("a"), other, Text("b"))
+
+
 def test_mistakes_are_named(tokenizer):
     with pytest.raises(ValueError, match="template"):
         show(DIALOGUE, tokenizer, template="chatml")

@@ -1,0 +1,182 @@
+"""Faults of text: the prompt template, its loss mask, and what is read out of a reply."""
+
+from tests.mutants import Mutant
+
+PROMPT, PARSE = "stepaudio_jax/text/prompt.py", "stepaudio_jax/text/parse.py"
+CONVERSATION, TOKENIZER = "stepaudio_jax/text/conversation.py", "stepaudio_jax/text/tokenizer.py"
+OF_PROMPT, OF_PARSE, OF_TOKENIZER = (f"tests/text/test_{name}.py" for name in ("prompt", "parse", "tokenizer"))
+
+MUTANTS = (
+    Mutant(
+        "a turn of the history ends without its end",
+        PROMPT,
+        'if turn.complete and (template == "default" or (final and not generate)):',
+        "if turn.complete and final and not generate:",
+        (f"{OF_PROMPT}::test_earlier_reasoning_is_stripped_and_not_trained",),
+    ),
+    Mutant(
+        "the released template is not read",
+        PROMPT,
+        'if turn.complete and (template == "default" or (final and not generate)):',
+        "if turn.complete:",
+        (f"{OF_PROMPT}::test_the_released_template_never_closes_assistant_turns_of_the_history",),
+        wiring=True,
+    ),
+    Mutant(
+        "the end of a turn is not trained",
+        PROMPT,
+        "            out.special(tokenizer.end_of_turn, loss)\n",
+        "            out.special(tokenizer.end_of_turn, False)\n",
+        (f"{OF_PROMPT}::test_training_puts_the_loss_on_what_the_model_writes",),
+    ),
+    Mutant(
+        "keep_think is not read",
+        PROMPT,
+        "thought = keep_think or (i == last_assistant",
+        "thought = (i == last_assistant",
+        (f"{OF_PROMPT}::test_earlier_reasoning_can_be_kept_and_is_then_trained",),
+        wiring=True,
+    ),
+    Mutant(
+        "the loss is on every assistant turn",
+        PROMPT,
+        "else (i == last_assistant or keep_think)",
+        "else True",
+        (f"{OF_PROMPT}::test_earlier_reasoning_is_stripped_and_not_trained",),
+    ),
+    Mutant(
+        "loss flags are not read",
+        PROMPT,
+        "loss = turn.loss if turn.loss is not None else (i == last_assistant or keep_think)",
+        "loss = i == last_assistant or keep_think",
+        (f"{OF_PROMPT}::test_loss_flags_override",),
+        wiring=True,
+    ),
+    Mutant(
+        "empty_think_loss is not read",
+        PROMPT,
+        "think_loss = loss and (empty_think_loss or not is_empty_think(turn))",
+        "think_loss = loss",
+        (f"{OF_PROMPT}::test_the_empty_think_can_stay_out_of_the_loss",),
+        wiring=True,
+    ),
+    Mutant(
+        "reasoning leaves the loss too",
+        PROMPT,
+        "think_loss = loss and (empty_think_loss or not is_empty_think(turn))",
+        "think_loss = loss and empty_think_loss",
+        (f"{OF_PROMPT}::test_only_empty_blocks_leave_the_loss",),
+    ),
+    Mutant(
+        "the model thinks though it is told not to",
+        PROMPT,
+        "        if not thinking:\n            out.text(THINK_CLOSE)\n",
+        "",
+        (f"{OF_PROMPT}::test_generation_without_thinking_is_handed_the_empty_block",),
+        wiring=True,
+    ),
+    Mutant(
+        "the line that opens the think block is trained",
+        PROMPT,
+        "        _open(out, turn.role, then=THINK_OPEN)\n        out.cut()\n        still",
+        "        _open(out, turn.role)\n        out.text(THINK_OPEN, loss)\n        out.cut()\n        still",
+        (f"{OF_PROMPT}::test_training_puts_the_loss_on_what_the_model_writes",),
+    ),
+    Mutant(
+        "tools are never told",
+        PROMPT,
+        "if conversation.tools is not None and i == int(has_system):",
+        "if False:",
+        (f"{OF_PROMPT}::test_tools_follow_the_system_turn_or_lead",),
+        wiring=True,
+    ),
+    Mutant(
+        "spans begin at <audio_start>",
+        PROMPT,
+        "            self.special(self.tokenizer.audio_start, False)\n"
+        "            self._spans.append((len(self._ids), count))\n",
+        "            self._spans.append((len(self._ids), count))\n"
+        "            self.special(self.tokenizer.audio_start, False)\n",
+        (f"{OF_PROMPT}::test_spans_point_at_the_patches_of_every_chunk",),
+    ),
+    Mutant(
+        "a chunk has one patch too few",
+        PROMPT,
+        "self._extend([self.tokenizer.audio_patch] * count, False)",
+        "self._extend([self.tokenizer.audio_patch] * (count - 1), False)",
+        (f"{OF_PROMPT}::test_spans_point_at_the_patches_of_every_chunk",),
+    ),
+    Mutant(
+        "what a user types can close the turn",
+        CONVERSATION,
+        "allow_special: bool = False",
+        "allow_special: bool = True",
+        (f"{OF_PROMPT}::test_what_a_user_types_cannot_close_the_turn",),
+    ),
+    Mutant(
+        "allow_special is not read",
+        PROMPT,
+        "out.text(part.text, loss, allow_special=part.allow_special)",
+        "out.text(part.text, loss)",
+        (f"{OF_PROMPT}::test_special_strings_are_special_where_a_part_allows_them",),
+        wiring=True,
+    ),
+    Mutant(
+        "a user's turn keeps the name user",
+        CONVERSATION,
+        '"human" if self.role == "user" else self.role',
+        "self.role",
+        (f"{OF_PROMPT}::test_users_are_human_and_other_roles_pass",),
+    ),
+    Mutant(
+        "clips take the placeholders from the last on",
+        CONVERSATION,
+        "zip(clips, pieces[1:], strict=True)",
+        "zip(reversed(clips), pieces[1:], strict=True)",
+        (f"{OF_PROMPT}::test_placeholders_take_the_clips_in_their_order",),
+    ),
+    Mutant(
+        "text after </think> is still thinking",
+        PARSE,
+        "            if match.group() == CLOSE:\n                self.thinking = False\n",
+        "            if match.group() == CLOSE:\n                pass\n",
+        (OF_PARSE,),
+    ),
+    Mutant(
+        "a block that is never closed counts as complete",
+        PARSE,
+        "return Reply(think, answer, complete=not parser.thinking)",
+        "return Reply(think, answer, complete=True)",
+        (OF_PARSE,),
+    ),
+    Mutant(
+        "opened is not read",
+        PARSE,
+        "parser = ThinkParser(opened=opened)",
+        "parser = ThinkParser()",
+        (OF_PARSE,),
+        wiring=True,
+    ),
+    Mutant(
+        "a tag that comes in two pieces is text",
+        PARSE,
+        "if not final and (keep := _partial_tag(rest)):",
+        "if False and (keep := _partial_tag(rest)):",
+        (f"{OF_PARSE}::test_cutting_the_text_anywhere_changes_nothing",),
+    ),
+    Mutant(
+        "half a letter is shown",
+        TOKENIZER,
+        "if not final and whole.endswith(REPLACEMENT):",
+        "if False:",
+        (f"{OF_TOKENIZER}::test_a_stream_gives_the_whole_text_and_never_half_a_character",),
+    ),
+    Mutant(
+        "the end of a turn is the end of the text",
+        TOKENIZER,
+        '"end_of_turn": "<|EOT|>"',
+        '"end_of_turn": "<|endoftext|>"',
+        (f"{OF_TOKENIZER}::test_special_ids_are_looked_up_by_string",),
+        wiring=True,
+    ),
+)
