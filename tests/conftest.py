@@ -95,7 +95,6 @@ def one_device():
     """For what does not go by the mesh: this test sees the first device alone, for which programs compile sooner."""
     from tests import small
 
-
     with small.devices(1):
         yield
 

@@ -68,9 +68,7 @@ def test_the_judge_of_the_small_world(kind):
         lines = turn.think.splitlines()
         nothing = "\n".join([lines[0], "1 soft organ", *lines[1 + len(question.scene.events) :]])
         cases = {"true": (turn.think, turn.text), "wrong": (turn.think, wrong), "nothing": (nothing, turn.text)}
-        verdicts = {
-            name: SmallWorldJudge()([prompt], [reply(*case)])[0] for name, case in cases.items()
-        }
+        verdicts = {name: SmallWorldJudge()([prompt], [reply(*case)])[0] for name, case in cases.items()}
         assert verdicts["true"] == grounding.Verdict(True, True)
         assert verdicts["wrong"].grounded and not verdicts["wrong"].coherent
         assert not verdicts["nothing"].grounded
