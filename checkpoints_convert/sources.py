@@ -187,15 +187,20 @@ class OrbaxFolder:
         ours = {".".join(place.path) for place in self._places.values()}
         self.problems += [f"{self.folder / PARAMS}: missing {name}" for name in sorted(ours - set(self._arrays))]
         self.problems += [f"{self.folder / PARAMS}: unknown {name}" for name in sorted(set(self._arrays) - ours)]
-        self.tensors = {}
-        for name, shape in released_shapes(self.config).items():
-            array = self._arrays.get(".".join(self._places[name].path))
+        self.tensors, released = {}, released_shapes(self.config)
+        layers = {place.path: place.layer + 1 for place in self._places.values() if place.layer is not None}
+        for name, place in self._places.items():
+            array = self._arrays.get(".".join(place.path))
             if array is None:
                 continue
-            view = released_view(array, self._places[name])
-            self.tensors[name] = Tensor(np.dtype(array.dtype.numpy_dtype), tuple(view.shape))
-            if view.shape != shape:
-                self.problems.append(f"{name}: the config asks for {shape}, found {tuple(view.shape)}")
+            order = ORDER[place.order] or range(len(released[name]))
+            shape = tuple(released[name][axis] for axis in order)
+            shape = shape if place.layer is None else (layers[place.path], *shape)
+            if tuple(array.shape) == shape:
+                self.tensors[name] = Tensor(np.dtype(array.dtype.numpy_dtype), released[name])
+            elif not place.layer:  # once for a stack of layers
+                found = f"{'.'.join(place.path)} has shape {tuple(array.shape)}"
+                self.problems.append(f"{self.folder / PARAMS}: {found}, the config asks for {shape}")
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         place = self._places[name]

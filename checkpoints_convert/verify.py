@@ -20,7 +20,7 @@ from checkpoints_convert.tied_head import EMBEDDING, HEAD, settle_tied_head
 from checkpoints_convert.transfer import MANIFEST, WORKERS
 from stepaudio_jax import checkpoints
 from stepaudio_jax.checkpoints.layout import PARAMS, refuse_unfinished
-from stepaudio_jax.inputs import read_object
+from stepaudio_jax.inputs import InputError, read_object
 
 BF16_ROUNDING = 2.0**-8
 """The largest relative change that rounding to bfloat16 makes."""
@@ -94,7 +94,9 @@ def check_manifest(name: str, *, show: Console | None = None) -> list[Difference
     path = epath.Path(source.folder) / MANIFEST
     try:
         recorded = {name: entry["xxh3_128"] for name, entry in read_object(path)["tensors"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except InputError as error:
+        raise ConversionError(str(error)) from None
+    except (OSError, KeyError, TypeError, AttributeError):
         raise ConversionError(f"{path}: no manifest with checksums; name a second checkpoint to compare with") from None
     differences = [Difference(n, "in the manifest, not here") for n in recorded if n not in source.tensors]
     differences += [Difference(n, "here, not in the manifest") for n in source.tensors if n not in recorded]

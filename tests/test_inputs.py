@@ -40,6 +40,8 @@ def test_links_stay_in_their_folder(folder, secret):
     (folder / "real.json").write_text('{"a": 1}')
     (folder / "inside.json").symlink_to("real.json")
     assert read_object(folder / "inside.json") == {"a": 1}
+    (folder.parent / "folder_of_links").symlink_to(folder)  # the way to the folder may be a link
+    assert read_object(folder.parent / "folder_of_links" / "real.json") == {"a": 1}
     (folder / "out.json").symlink_to(secret)
     (folder / "relative.json").symlink_to("../secret")
     (folder / "through.json").symlink_to("out.json")
@@ -124,6 +126,7 @@ def test_keys_that_come_twice():
 def test_messages_are_one_line_whatever_is_in_them():
     assert one_line("a\nb\t\x1b[31mred\ud800") == "a b \\x1b[31mred\\xd800"
     assert len(one_line("x" * 10**7)) < MAX_LINE + 10
+    assert shown("\n\x1b[31m\u202e") == '"\\x0a\\x1b[31m\\x202e"'
     assert len(shown([[[[[[[[["x" * 1000]]]]]]]]])) < 100 and len(shown("x" * 1000)) < 100
 
 

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
+from stepaudio_jax.inputs.values import printable
+
 MAX_JSON_BYTES = 16 << 20
 """Of a JSON file or header: the largest index of a public model has 9 MB. Parsed, a byte may take 25 of memory."""
 MAX_TEXT_BYTES = 128 << 20
@@ -47,7 +49,7 @@ class InputError(ValueError):
 def one_line(text: str) -> str:
     """A message without what would break a line or steer a terminal, cut where it is very long."""
     text = " ".join(text[: 4 * MAX_LINE].split())
-    text = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+    text = printable(text)
     return text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]} …"
 
 

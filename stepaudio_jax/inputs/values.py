@@ -17,7 +17,12 @@ _short.maxlong = 30
 
 def shown(value: Any) -> str:
     """A value for a message: as Python writes it, text in double quotes, cut where it is long or deep."""
-    return f'"{value[:60]}"' if isinstance(value, str) else _short.repr(value)
+    return f'"{printable(value[:60])}"' if isinstance(value, str) else _short.repr(value)
+
+
+def printable(text: str) -> str:
+    """Text without what would break a line or steer a terminal."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
 
 def integer_problem(value: Any, least: int, most: int) -> str | None:

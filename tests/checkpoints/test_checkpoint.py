@@ -136,6 +136,15 @@ def test_missing_and_damaged_arrays(folder):
         checkpoints.load(folder)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_no_layer_is_lost_or_made_up_on_the_way_out(folder, layers):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = layers
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConversionError, match=rf"q_proj.kernel has shape \(2, 32, 32\), .* asks for \({layers}, "):
+        to_hf(folder, folder.parent / "hf")
+
+
 def pipe(file):
     file.unlink(missing_ok=True)
     os.mkfifo(file)

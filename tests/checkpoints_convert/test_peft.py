@@ -103,6 +103,20 @@ def test_to_hf_takes_whole_modules_along(folders):
         to_peft(path / "both", path / "peft")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"rank": 4}, {"targets": ["q_proj", "down_proj", "mlp_up"]}, {"targets": [*LORA.targets, "k_proj"]}],
+)
+def test_adapters_that_are_not_those_described_are_not_merged(folders, change):
+    """They would stop half way, or be left out without a word."""
+    path, _ = folders
+    about = json.loads((path / "adapters" / "lora.json").read_text())
+    (path / "adapters" / "lora.json").write_text(json.dumps(about | {"lora": about["lora"] | change}))
+    with pytest.raises(ConversionError, match=r"adapters/params: (missing|unknown|.* has shape .* lora.json asks for)"):
+        to_hf(path / "adapters", path / "merged")
+    assert not list(path.glob("merged*"))
+
+
 def edited(folder, change):
     """A PEFT folder with other values in its config, or other tensors."""
     config, found = json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
