@@ -313,6 +313,8 @@ def _decoder_from_hf(text: Mapping[str, Any], *, tied: bool) -> DecoderConfig:
         raise ConfigError(f'text_config.hidden_act: expected "silu", found {shown(activation)}')
     if (window := values.get("use_sliding_window")) not in (None, False):
         raise ConfigError(f"text_config.use_sliding_window: the release attends to everything, found {shown(window)}")
+    if (share := values.get("partial_rotary_factor")) not in (None, 1):
+        raise ConfigError(f"text_config.partial_rotary_factor: every dimension turns here, found {shown(share)}")
     groups = [values[key] for key in ("num_key_value_heads", "num_attention_groups") if key in values]
     if not groups:
         raise ConfigError("text_config.num_key_value_heads: missing (as is num_attention_groups)")

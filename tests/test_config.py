@@ -150,6 +150,7 @@ YARN = {"type": "yarn", "factor": 2.0}
         (None, "tie_word_embeddings", (None, "true", 1, [], 0.0)),
         ("text_config", "hidden_act", (None, 1, ["silu"], "SILU", True)),
         ("text_config", "use_sliding_window", (True, "false", 1, [1])),
+        ("text_config", "partial_rotary_factor", (0.5, "1", [1], math.nan)),
         (None, "eos_token_id", (-1, 1.5, "1", True, [], [1, None], [[1]], [True], math.nan, 1 << 31, [0] * 10_000, {})),
         (None, "pad_token_id", (-1, 1.5, "1", True, [], [1], math.inf, 1 << 31)),
         (None, "architectures", ("StepAudio2ForCausalLM", [1], [None], {"a": 1}, 3, True, ["x" * 10_000])),

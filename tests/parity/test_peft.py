@@ -85,6 +85,28 @@ def test_an_adapter_that_was_not_trained_merges_to_its_base_or_is_refused(folder
     np.testing.assert_allclose(merged[name], plain[name], rtol=0, atol=1e-6)
 
 
+def test_pissa_that_peft_has_converted_is_read(folders, figure):
+    """The remedy that the refusal names: the trained adapter less what it started with is plain LoRA of the base."""
+    base = AutoModelForCausalLM.from_pretrained(folders / "decoder")
+    config = peft.LoraConfig(r=3, lora_alpha=3, target_modules=["q_proj"], init_lora_weights="pissa")
+    theirs = peft.get_peft_model(base, config)
+    theirs.peft_config["default"].init_lora_weights = True  # as PEFT's documentation has it
+    theirs.save_pretrained(folders / "start")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_" in name:
+                parameter += 0.05 * torch.randn_like(parameter)
+    theirs.peft_config["default"].init_lora_weights = "pissa"
+    theirs.save_pretrained(folders / "peft", path_initial_model_for_weight_conversion=str(folders / "start"))
+    from_peft(folders / "peft", folders / "adapters", base=folders / "base")
+    to_hf(folders / "adapters", folders / "merged")
+    name = "model.layers.1.self_attn.q_proj.weight"
+    merged = load_file(folders / "merged" / "model.safetensors")[name]
+    theirs = theirs.merge_and_unload().state_dict()[name].float().numpy()
+    figure("PiSSA's, converted by PEFT, q_proj", np.linalg.norm(merged - theirs) / np.linalg.norm(theirs), 1e-5)
+
+
 @pytest.mark.parametrize("rslora", [False, True])
 def test_pefts_in_ours(folders, figure, rslora):
     torch.manual_seed(0)
