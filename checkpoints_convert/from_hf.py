@@ -18,7 +18,7 @@ from rich.console import Console
 from checkpoints_convert.safetensors_files import DTYPES, Tensor
 from checkpoints_convert.sinks import OrbaxSink
 from checkpoints_convert.sources import ConversionError, HfFolder, Source
-from checkpoints_convert.tied_head import settle_tied_head
+from checkpoints_convert.tied_head import resolve_tied_head
 from checkpoints_convert.transfer import destination_problems, overlap_problems, transfer
 from stepaudio_jax import checkpoints
 from stepaudio_jax.config import ConfigError, StepAudioConfig
@@ -133,7 +133,7 @@ def from_hf(
     texts = source.folder if tokenizer is None else epath.Path(tokenizer)
     problems += tokenizer_problems(texts, config)
     if config is not None and config.decoder.tie_word_embeddings:
-        problems += settle_tied_head(source)
+        problems += resolve_tied_head(source)
     if config is not None and source.tensors:
         known = {f"missing {name}" for name in source.unreadable}  # their shard is named already
         found = [problem for problem in mismatches(config, shapes(source)) if problem not in known]

@@ -17,7 +17,7 @@ from rich.console import Console
 from checkpoints_convert.from_hf import read_texts, resolve, revision_of, shapes, write_checkpoint
 from checkpoints_convert.safetensors_files import Tensor
 from checkpoints_convert.sources import ConversionError, HfFolder, slabs
-from checkpoints_convert.tied_head import settle_tied_head
+from checkpoints_convert.tied_head import resolve_tied_head
 from checkpoints_convert.transfer import destination_problems, overlap_problems
 from stepaudio_jax import checkpoints
 from stepaudio_jax.config import ConfigError, StepAudioConfig
@@ -198,7 +198,7 @@ def from_parts(
         pad_token_id=text.pad_token_id,
     )
     if text.decoder.tie_word_embeddings:
-        problems += settle_tied_head(heads)
+        problems += resolve_tied_head(heads)
     problems += [f"{heads.folder}: {problem}" for problem in mismatches(text, shapes(heads))]
     ours = {theirs: name for name, theirs in qwen2_audio_names(new).items()}
     heard = {name: t.shape for name, t in ears.tensors.items() if name.startswith(QWEN2_AUDIO_PREFIX)}

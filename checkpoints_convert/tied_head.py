@@ -9,7 +9,7 @@ from checkpoints_convert.sources import HfFolder, slabs
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def settle_tied_head(source: HfFolder) -> list[str]:
+def resolve_tied_head(source: HfFolder) -> list[str]:
     """Leaves the stored output matrix of a tied model out of a folder's tensors, or takes it for the embedding where
     that is not stored under its own name.
 

@@ -16,7 +16,7 @@ from checkpoints_convert.adapted import AdaptedFolder, open_checkpoint
 from checkpoints_convert.from_hf import resolve
 from checkpoints_convert.progress import byte_bar
 from checkpoints_convert.sources import ConversionError, HfFolder, OrbaxFolder, slabs
-from checkpoints_convert.tied_head import EMBEDDING, HEAD, settle_tied_head
+from checkpoints_convert.tied_head import EMBEDDING, HEAD, resolve_tied_head
 from checkpoints_convert.transfer import MANIFEST, WORKERS
 from stepaudio_jax import checkpoints
 from stepaudio_jax.checkpoints.layout import PARAMS, refuse_unfinished
@@ -55,7 +55,7 @@ def compare(
     a, b = open_folder(first), open_folder(second)
     for folder, other in ((a, b), (b, a)):  # of a tied model, one may hold the output matrix and the other not
         if isinstance(folder, HfFolder) and HEAD not in other.tensors and EMBEDDING in other.tensors:
-            settle_tied_head(folder)
+            resolve_tied_head(folder)
     differences = [Difference(name, f"only in {first}") for name in a.tensors if name not in b.tensors]
     differences += [Difference(name, f"only in {second}") for name in b.tensors if name not in a.tensors]
     both = [name for name in a.tensors if name in b.tensors]

@@ -1,4 +1,4 @@
-"""Small sound checkpoint folders, and the changes that break them or write them otherwise: for flood_checkpoints.py.
+"""Small valid checkpoint folders, and the changes that break them or write them otherwise: for flood_checkpoints.py.
 
 Each change edits a folder by a random number generator and says what must come of converting it.
 """
@@ -33,7 +33,7 @@ REFUSED, EQUAL, EITHER = "refused", "equal", "either"
 
 
 def make_folders(root: Path) -> None:
-    """The sound folders that cases are copies of."""
+    """The valid folders that cases are copies of."""
     synth(root / "model", overrides=OVERRIDES)
     synth(root / "shards", overrides=OVERRIDES, max_shard_size=100_000)
     synth(root / "tied", overrides=[*OVERRIDES, "text_config.tie_word_embeddings=true"])

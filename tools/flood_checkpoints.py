@@ -2,7 +2,7 @@
 
     python tools/flood_checkpoints.py --cases 2000 --seed 1
 
-Every case is a copy of a small sound folder with one thing changed (broken_checkpoints.py), given to a command of
+Every case is a copy of a small valid folder with one thing changed (broken_checkpoints.py), given to a command of
 `stepaudio convert`. It must end with exit code 0 or 2 as the change asks for, within LIMIT seconds, without a
 traceback, and after a refusal leave nothing behind. What is equal must convert to the same tensors. A process of its
 own runs the cases, so that one that crashes or hangs it is counted and the rest still run. Exit code 1 if anything went
@@ -36,7 +36,7 @@ from stepaudio_jax import cli
 LIMIT = 60.0
 """Seconds that a case may take; a usual one takes a twentieth of one."""
 MEMORY = 1 << 30
-"""Bytes by which the process may grow beyond what a sound folder takes."""
+"""Bytes by which the process may grow beyond what a valid folder takes."""
 LINES, LETTERS = 42, 1100
 """Of a message: a line for each of the first problems, a first and a last line; and characters of a line."""
 class Result(NamedTuple):
@@ -117,7 +117,7 @@ def _judge(code: int, said: str, expected: str, made: list[str]) -> str:
 
 
 def work(root: Path, seed: int, first: int, cases: int) -> None:
-    run_case(root, seed, [family.change for family in FAMILIES].index(equal_layout))  # what a sound folder takes
+    run_case(root, seed, [family.change for family in FAMILIES].index(equal_layout))  # what a valid folder takes
     for case in range(first, cases):
         print(json.dumps(run_case(root, seed, case)._asdict()), flush=True)
 
