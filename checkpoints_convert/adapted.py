@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
+from flax import nnx
 
 from checkpoints_convert.safetensors_files import Tensor
 from checkpoints_convert.sources import OrbaxFolder, released_view
@@ -13,10 +14,11 @@ from stepaudio_jax import checkpoints
 from stepaudio_jax.checkpoints.layout import PARAMS, open_arrays
 from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.models.hf_names import tensor_map
+from stepaudio_jax.models.lora import adapted_shapes, is_lora
 
 
 class AdaptedFolder:
-    """Adapters and their base. What is wrong with the base is in `problems`.
+    """Adapters and their base. What is wrong with either's arrays is in `problems`.
 
     Raises:
       CheckpointError: the adapters' description is malformed, or their base missing or changed.
@@ -28,14 +30,31 @@ class AdaptedFolder:
         self._base = open_checkpoint(self.about.base)
         self._arrays = open_arrays(self.folder / PARAMS)
         self._places = tensor_map(self.config)
+        self.problems = [*self._base.problems, *self._array_problems()]
 
     @property
     def config(self) -> StepAudioConfig:
         return self._base.config
 
-    @property
-    def problems(self) -> list[str]:
-        return self._base.problems
+    def _array_problems(self) -> list[str]:
+        """What keeps the stored arrays from being those that lora.json describes."""
+        state = nnx.to_flat_state(nnx.state(adapted_shapes(self.config, self.about.lora), nnx.Param))
+        asked = {
+            ".".join(map(str, path)): tuple(leaf.shape)
+            for path, leaf in state
+            if is_lora(path) or path[0] in self.about.modules
+        }
+        found = {name: tuple(array.shape) for name, array in self._arrays.items()}
+        where = self.folder / PARAMS
+        return [
+            *(f"{where}: missing {name}" for name in asked if name not in found),
+            *(f"{where}: unknown {name}" for name in found if name not in asked),
+            *(
+                f"{where}: {name} has shape {found[name]}, {checkpoints.LORA} asks for {shape}"
+                for name, shape in asked.items()
+                if found.get(name, shape) != shape
+            ),
+        ]
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -106,9 +107,11 @@ def _reported(run, args: argparse.Namespace) -> int:
     """Runs a command; several problems at once get a line each."""
     from checkpoints_convert.sources import ConversionError
 
-    show = Console(stderr=True, highlight=False)
+    show = Console(stderr=True, highlight=False, markup=False)
     try:
-        return run(args, show) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: show.print(f"warning: {message}", soft_wrap=True)
+            return run(args, show) or 0
     except ConversionError as error:
         if len(error.problems) == 1:
             raise
@@ -167,9 +170,11 @@ def _from_peft(args: argparse.Namespace, show: Console) -> None:
 
 
 def _verify(args: argparse.Namespace, show: Console) -> int:
+    from rich.markup import escape
     from rich.table import Table
 
     from checkpoints_convert.verify import check_manifest, compare
+    from stepaudio_jax.inputs import one_line
 
     if args.b is None:
         differences = check_manifest(args.a, show=show)
@@ -180,7 +185,7 @@ def _verify(args: argparse.Namespace, show: Console) -> int:
         return 0
     table = Table("tensor", "difference", "largest", title=f"{len(differences)} tensors differ")
     for name, what, largest in differences:
-        table.add_row(name, what, "" if largest is None else f"{largest:.3g}")
+        table.add_row(escape(one_line(name)), what, "" if largest is None else f"{largest:.3g}")
     Console(highlight=False).print(table)
     return 1
 

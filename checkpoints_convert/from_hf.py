@@ -18,11 +18,13 @@ from rich.console import Console
 from checkpoints_convert.safetensors_files import DTYPES, Tensor
 from checkpoints_convert.sinks import OrbaxSink
 from checkpoints_convert.sources import ConversionError, HfFolder, Source
+from checkpoints_convert.tied_head import resolve_tied_head
 from checkpoints_convert.transfer import destination_problems, overlap_problems, transfer
 from stepaudio_jax import checkpoints
 from stepaudio_jax.config import ConfigError, StepAudioConfig
+from stepaudio_jax.inputs import InputError, parse_object, read_text
 from stepaudio_jax.models.hf_names import mismatches, tensor_map
-from stepaudio_jax.text import Tokenizer, TokenizerError
+from stepaudio_jax.text import TokenizerError
 
 DTYPE_CHOICES = {"keep": None, "bf16": DTYPES["BF16"], "f32": DTYPES["F32"]}
 TEXT_FILES = (
@@ -37,6 +39,8 @@ TEXT_FILES = (
     "preprocessor_config.json",
 )
 """What travels with the weights, in either direction, where it exists."""
+OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "preprocessor_config.json")
+"""Of these, what is small and a JSON object."""
 
 
 def resolve(name: str, revision: str | None = None) -> epath.Path:
@@ -72,15 +76,25 @@ def revision_of(folder: epath.Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def read_texts(folder: epath.Path) -> dict[str, str]:
-    """Tokenizer and generation files of a folder."""
-    return {name: (folder / name).read_text() for name in TEXT_FILES if (folder / name).exists()}
+def read_texts(folder: epath.Path, problems: list[str]) -> dict[str, str]:
+    """Tokenizer and generation files of a folder. What is wrong with them is added to `problems`."""
+    texts = {}
+    for name in TEXT_FILES:
+        try:
+            texts[name] = read_text(folder / name)
+            if name in OBJECTS:
+                parse_object(texts[name].encode(), str(folder / name))
+        except FileNotFoundError:
+            continue
+        except InputError as error:
+            problems.append(str(error))
+    return texts
 
 
 def tokenizer_problems(folder: epath.Path, config: StepAudioConfig | None) -> list[str]:
     """What keeps a folder's tokenizer from being used with a model."""
     try:
-        Tokenizer.load(folder) if config is None else checkpoints.load_tokenizer(folder, config)
+        checkpoints.read_tokenizer(folder) if config is None else checkpoints.load_tokenizer(folder, config)
     except TokenizerError as error:
         return [f"{error} (another folder's can be given with --tokenizer)"]
     return []
@@ -118,13 +132,17 @@ def from_hf(
         problems.append(str(error))
     texts = source.folder if tokenizer is None else epath.Path(tokenizer)
     problems += tokenizer_problems(texts, config)
+    if config is not None and config.decoder.tie_word_embeddings:
+        problems += resolve_tied_head(source)
     if config is not None and source.tensors:
         known = {f"missing {name}" for name in source.unreadable}  # their shard is named already
         found = [problem for problem in mismatches(config, shapes(source)) if problem not in known]
         problems += [f"{source.folder}: {problem}" for problem in found]
     problems += overlap_problems(source.folder, epath.Path(dst))
     about = {"source": Path(src).name if epath.Path(src).exists() else src, "revision": revision_of(source.folder)}
-    files = read_texts(source.folder) | (read_texts(texts) if tokenizer else {})
+    files = read_texts(source.folder, problems)
+    if tokenizer is not None:
+        files |= read_texts(texts, problems)
     write_checkpoint(
         source, config, dst, problems, dtype=dtype, files=files, about=about, overwrite=overwrite, show=show
     )

@@ -17,8 +17,11 @@ from rich.console import Console
 from checkpoints_convert.from_hf import read_texts, resolve, revision_of, shapes, write_checkpoint
 from checkpoints_convert.safetensors_files import Tensor
 from checkpoints_convert.sources import ConversionError, HfFolder, slabs
+from checkpoints_convert.tied_head import resolve_tied_head
 from checkpoints_convert.transfer import destination_problems, overlap_problems
+from stepaudio_jax import checkpoints
 from stepaudio_jax.config import ConfigError, StepAudioConfig
+from stepaudio_jax.inputs import InputError, read_text
 from stepaudio_jax.models.hf_names import mismatches, released_shapes
 from stepaudio_jax.text import Tokenizer, TokenizerError
 
@@ -194,6 +197,8 @@ def from_parts(
         eos_token_ids=tuple(dict.fromkeys((*text.eos_token_ids, ids.end_of_turn))),
         pad_token_id=text.pad_token_id,
     )
+    if text.decoder.tie_word_embeddings:
+        problems += resolve_tied_head(heads)
     problems += [f"{heads.folder}: {problem}" for problem in mismatches(text, shapes(heads))]
     ours = {theirs: name for name, theirs in qwen2_audio_names(new).items()}
     heard = {name: t.shape for name, t in ears.tensors.items() if name.startswith(QWEN2_AUDIO_PREFIX)}
@@ -205,10 +210,10 @@ def from_parts(
         for name, shape in heard.items()
         if name in ours and shape != expected[ours[name]]
     ]
+    texts = read_texts(epath.Path(tokenizer) if tokenizer else heads.folder, problems)
     if problems:
         raise ConversionError(*problems)
     source = ComposedSource(new, heads, ears, old_rows=min(old_rows, text.decoder.vocab_size), seed=seed)
-    texts = read_texts(epath.Path(tokenizer) if tokenizer else heads.folder)
     names = {"decoder": heads, "encoder": ears}
     about = {
         part: {"source": folder.folder.name, "revision": revision_of(folder.folder)} for part, folder in names.items()
@@ -232,9 +237,12 @@ def _tokenizers(
     """The new model's tokenizer, and how many of its ids the decoder knows."""
     path = folder / "tokenizer.json"
     try:
-        old = tokenizers.Tokenizer.from_str(path.read_text())
+        old = tokenizers.Tokenizer.from_str(read_text(path))
     except FileNotFoundError:
         problems.append(f"{path}: no such file; it says which rows of the embedding are trained")
+        return None, 0
+    except InputError as error:
+        problems.append(str(error))
         return None, 0
     except Exception as error:  # the library raises bare Exception for every kind of malformed file
         problems.append(f"{path}: not a tokenizer.json ({error})")
@@ -243,7 +251,7 @@ def _tokenizers(
     if other is None:
         return with_special_strings(old), size
     try:
-        new = Tokenizer.load(epath.Path(other)).backend
+        new = checkpoints.read_tokenizer(epath.Path(other)).backend
     except TokenizerError as error:
         problems.append(str(error))
         return None, size

@@ -7,11 +7,13 @@ import re
 from collections.abc import Mapping
 
 from rich import box, filesize
+from rich.markup import escape
 from rich.table import Table
 
 from checkpoints_convert.safetensors_files import CODES, DTYPES, Tensor
 from checkpoints_convert.verify import open_folder
 from stepaudio_jax.config import PRESETS, StepAudioConfig
+from stepaudio_jax.inputs import one_line
 from stepaudio_jax.models.hf_names import released_shapes
 
 PARTS = (
@@ -40,7 +42,7 @@ def report(name: str) -> Table:
         part = next(part for prefix, part in PARTS if tensor.startswith(prefix))
         key = (re.sub(r"(?<=\.)\d+(?=\.)", "{i}", tensor, count=1), about)
         groups[part][key] = groups[part].get(key, 0) + 1
-    table = Table(title=name, caption="{i} counts layers", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=escape(name), caption="{i} counts layers", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("tensor", overflow="fold")
     for column in ("shape", "type"):
         table.add_column(column, no_wrap=True)
@@ -50,8 +52,8 @@ def report(name: str) -> Table:
         if not rows:
             continue
         for (tensor, about), count in rows.items():
-            shape = "×".join(map(str, about.shape))
-            table.add_row(tensor, shape, CODES.get(about.dtype, str(about.dtype)), *_numbers({(tensor, about): count}))
+            shape, shown = "×".join(map(str, about.shape)), escape(one_line(tensor))
+            table.add_row(shown, shape, CODES.get(about.dtype, str(about.dtype)), *_numbers({(tensor, about): count}))
         table.add_row(part, "", "", *_numbers(rows), style="bold", end_section=True)
     everything = {key: count for rows in groups.values() for key, count in rows.items()}
     table.add_row("all", "", "", *_numbers(everything), style="bold")

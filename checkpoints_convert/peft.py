@@ -16,30 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from checkpoints_convert.peft_config import CONFIG, WEIGHTS, read_config
 from checkpoints_convert.safetensors_files import Reader, Tensor, Writer
 from checkpoints_convert.sources import ConversionError
 from stepaudio_jax import checkpoints
 from stepaudio_jax.checkpoints.layout import PARAMS, open_arrays, publish, unfinished
 from stepaudio_jax.config import StepAudioConfig
+from stepaudio_jax.inputs import InputError, read_object, read_text
 from stepaudio_jax.models import LoraConfig
 from stepaudio_jax.models.hf_names import Place, parameter, tensor_map
 from stepaudio_jax.models.lora import adapted_shapes
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-PLAIN: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none", None),
-    "use_dora": (False, None),
-    "fan_in_fan_out": (False, None),
-    "lora_bias": (False, None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "modules_to_save": ([], None),
-    "target_parameters": ([], None),
-    "layer_replication": ([], None),
-}
-"""What our adapters cannot express must have one of these values, or be absent."""
 
 
 def linear_modules(config: StepAudioConfig) -> dict[str, Place]:
@@ -116,7 +104,7 @@ def from_peft(src: epath.PathLike, dst: epath.PathLike, *, base: epath.PathLike)
     src, dst, whole = epath.Path(src), epath.Path(dst), checkpoints.locate(base)
     _refuse_existing(dst)
     config = StepAudioConfig.read(whole)
-    values = _read_config(src / CONFIG)
+    values = read_config(src / CONFIG)
     matrices = _read_matrices(src / WEIGHTS, linear_modules(config))
     paths = sorted({path for path, _, _ in matrices})
     lora = LoraConfig(
@@ -145,9 +133,9 @@ def from_peft(src: epath.PathLike, dst: epath.PathLike, *, base: epath.PathLike)
         dst,
         model,
         lora,
-        (whole / "tokenizer.json").read_text(),
+        read_text(whole / "tokenizer.json"),
         base=base,
-        generation=json.loads(generation.read_text()) if generation.exists() else None,
+        generation=read_object(generation) if generation.exists() else None,
     )
 
 
@@ -156,35 +144,16 @@ def _refuse_existing(dst: epath.Path) -> None:
         raise ConversionError(f"{dst}: exists already; choose another name")
 
 
-def _read_config(path: epath.Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConversionError(f"{path}: no such file; a PEFT folder has {CONFIG} and {WEIGHTS}") from None
-    except ValueError as error:
-        raise ConversionError(f"{path}: not JSON ({error})") from None
-    problems = [
-        f"{path}: {key} is {values[key]!r}; expected {expected[0]!r}"
-        for key, expected in PLAIN.items()
-        if key in values and values[key] not in expected
-    ]
-    problems += [
-        f"{path}: {key}: expected a positive number, found {values.get(key)!r}"
-        for key in ("r", "lora_alpha")
-        if not isinstance(values.get(key), int | float) or values[key] <= 0
-    ]
-    if problems:
-        raise ConversionError(*problems)
-    return values
-
-
 def _read_matrices(
     path: epath.Path, modules: Mapping[str, Place]
 ) -> dict[tuple[tuple[str, ...], str, int | None], np.ndarray]:
     """(our path of the layer, "a" or "b", index in the stack) → the matrix as ours lies."""
     if not path.exists():
         raise ConversionError(f"{path}: no such file; only safetensors are read, never a pickle (adapter_model.bin)")
-    reader = Reader(Path(path))
+    try:
+        reader = Reader(Path(path))
+    except InputError as error:
+        raise ConversionError(str(error)) from None
     matrices, unknown = {}, []
     for name, tensor in reader.tensors.items():
         match = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight", name)

@@ -15,7 +15,7 @@ from checkpoints_convert.safetensors_files import CODES, Tensor
 from checkpoints_convert.sinks import ShardSink
 from checkpoints_convert.sources import ConversionError
 from checkpoints_convert.transfer import destination_problems, overlap_problems, transfer
-from stepaudio_jax.checkpoints.layout import is_remote
+from stepaudio_jax.inputs import is_remote
 
 TORCH_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 DEFAULT_SHARD = 5 * 10**9
@@ -50,6 +50,7 @@ def to_hf(
         if not decoder_only or name.startswith(("model.", "lm_head."))
     }
     problems = [*source.problems, *overlap_problems(source.folder, dst)]
+    texts = read_texts(source.folder, problems)
     if is_remote(dst):
         problems.append(f"{dst}: shards are written in place, which only a local folder allows; copy them afterwards")
     problems += [
@@ -62,7 +63,6 @@ def to_hf(
         raise ConversionError(*problems)
     config = source.config.to_hf("decoder" if decoder_only else "nested")
     config["torch_dtype"] = config["dtype"] = main_dtype(kept)
-    texts = read_texts(source.folder)
     texts.setdefault(
         "generation_config.json",
         json.dumps({"eos_token_id": config["eos_token_id"], "pad_token_id": config["pad_token_id"]}, indent=2) + "\n",

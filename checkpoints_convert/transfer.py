@@ -29,7 +29,8 @@ from rich.console import Console
 from checkpoints_convert.progress import byte_bar
 from checkpoints_convert.safetensors_files import CODES, Tensor
 from checkpoints_convert.sources import ConversionError, Source, slabs
-from stepaudio_jax.checkpoints.layout import PROGRESS, is_remote, publish, unfinished
+from stepaudio_jax.checkpoints.layout import PROGRESS, publish, unfinished
+from stepaudio_jax.inputs import is_remote, read_object
 
 MANIFEST = "manifest.json"
 WORKERS = 8
@@ -184,8 +185,8 @@ class _Record:
         self._saved = time.monotonic()
         self.done: dict[str, str] = {}
         before = _read_json(self._path)
-        if before.get("conversion") == identity:
-            self.done = dict(before["done"])
+        if before.get("conversion") == identity and isinstance(before.get("done"), dict):
+            self.done = before["done"]
             if show:
                 show.print(f"going on with {folder}: {len(self.done)} of {len(names)} tensors are whole")
             return
@@ -220,8 +221,8 @@ def _is_whole(folder: epath.Path, identity: str) -> bool:
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return read_object(path)
+    except (OSError, ValueError):
         return {}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -17,9 +16,11 @@ from checkpoints_convert.adapted import AdaptedFolder, open_checkpoint
 from checkpoints_convert.from_hf import resolve
 from checkpoints_convert.progress import byte_bar
 from checkpoints_convert.sources import ConversionError, HfFolder, OrbaxFolder, slabs
+from checkpoints_convert.tied_head import EMBEDDING, HEAD, resolve_tied_head
 from checkpoints_convert.transfer import MANIFEST, WORKERS
 from stepaudio_jax import checkpoints
 from stepaudio_jax.checkpoints.layout import PARAMS, refuse_unfinished
+from stepaudio_jax.inputs import InputError, read_object
 
 BF16_ROUNDING = 2.0**-8
 """The largest relative change that rounding to bfloat16 makes."""
@@ -52,6 +53,9 @@ def compare(
 ) -> list[Difference]:
     """Tensor by tensor: the same bits where the types are the same, |a − b| ≤ atol + rtol · |b| where they differ."""
     a, b = open_folder(first), open_folder(second)
+    for folder, other in ((a, b), (b, a)):  # of a tied model, one may hold the output matrix and the other not
+        if isinstance(folder, HfFolder) and HEAD not in other.tensors and EMBEDDING in other.tensors:
+            resolve_tied_head(folder)
     differences = [Difference(name, f"only in {first}") for name in a.tensors if name not in b.tensors]
     differences += [Difference(name, f"only in {second}") for name in b.tensors if name not in a.tensors]
     both = [name for name in a.tensors if name in b.tensors]
@@ -89,8 +93,10 @@ def check_manifest(name: str, *, show: Console | None = None) -> list[Difference
     source = open_folder(name)
     path = epath.Path(source.folder) / MANIFEST
     try:
-        recorded = {name: entry["xxh3_128"] for name, entry in json.loads(path.read_text())["tensors"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
+        recorded = {name: entry["xxh3_128"] for name, entry in read_object(path)["tensors"].items()}
+    except InputError as error:
+        raise ConversionError(str(error)) from None
+    except (OSError, KeyError, TypeError, AttributeError):
         raise ConversionError(f"{path}: no manifest with checksums; name a second checkpoint to compare with") from None
     differences = [Difference(n, "in the manifest, not here") for n in recorded if n not in source.tensors]
     differences += [Difference(n, "here, not in the manifest") for n in source.tensors if n not in recorded]

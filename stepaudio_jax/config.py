@@ -12,12 +12,43 @@ line. Three shapes of config.json exist and all are read by `StepAudioConfig.fro
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
+
+from stepaudio_jax.inputs import (
+    InputError,
+    field_problem,
+    flag_problem,
+    integer_problem,
+    number_problem,
+    read_object,
+    shown,
+)
+
+SIZE = (1, 1 << 20)
+LIMITS: dict[str, tuple[float, float]] = {
+    "n_mels": (1, 1 << 10),
+    "n_audio_layer": (1, 1 << 10),
+    "num_hidden_layers": (1, 1 << 10),
+    "vocab_size": (1, 1 << 24),
+    "max_position_embeddings": (1, 1 << 27),
+    "original_max_position_embeddings": (1, 1 << 27),
+    "rms_norm_eps": (1e-12, 1),
+    "rope_theta": (1.01, 1e12),
+    "factor": (1, 1e6),
+    "beta_fast": (1e-6, 1e6),
+    "beta_slow": (1e-6, 1e6),
+    "attention_factor": (1e-6, 1e6),
+    "mscale": (0, 1e6),
+    "mscale_all_dim": (0, 1e6),
+}
+"""The least and the largest value of a field, far outside every model there is; SIZE of those that are not named. What
+is made for each layer must not be made a thousand million times because a number in a file says so."""
+TOKEN_IDS = (0, (1 << 31) - 1)
+MAX_STOPS = 1000
 
 
 class ConfigError(ValueError):
@@ -40,7 +71,7 @@ class AudioEncoderConfig:
     """Width between the adaptor's two linear layers: 2048 in every release, whose files do not name it."""
 
     def __post_init__(self):
-        _positive(self, "audio_encoder_config")
+        _check_fields(self, "audio_encoder_config")
         _divides(self, "audio_encoder_config", "n_audio_state", "n_audio_head")
         if self.kernel_size != 3 or self.adapter_stride != 2:
             raise ConfigError(
@@ -69,24 +100,30 @@ class RopeScaling:
 
     def __post_init__(self):
         if self.rope_type not in ("linear", "yarn"):
-            raise ConfigError(f'rope_scaling.rope_type: expected "linear" or "yarn", found "{self.rope_type}"')
-        if not 1 <= self.factor < math.inf:
-            raise ConfigError(f"rope_scaling.factor: expected at least 1, found {self.factor}")
+            raise ConfigError(f'rope_scaling.rope_type: expected "linear" or "yarn", found {shown(self.rope_type)}')
+        _check_fields(self, "rope_scaling")
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any] | None) -> RopeScaling | None:
-        if not values:
+        """Reads `rope_scaling` or `rope_parameters`; None where positions are not scaled.
+
+        Raises:
+          ConfigError: a type other than "default", "linear" and "yarn", or a key that is unknown or cannot be used.
+        """
+        if values is None:
             return None
-        values = dict(values)
-        rope_type = values.pop("rope_type", None) or values.pop("type", None) or "default"
-        values.pop("type", None)
+        values = dict(_object(values, "rope_scaling"))
+        rope_type, older = values.pop("rope_type", None), values.pop("type", None)
+        rope_type = "default" if rope_type is None is older else older if rope_type is None else rope_type
         values.pop("rope_theta", None)
-        if rope_type == "default":
-            return None
+        if (share := values.pop("partial_rotary_factor", None)) not in (None, 1):
+            raise ConfigError(f"rope_scaling.partial_rotary_factor: every dimension turns here, found {shown(share)}")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ConfigError(f"rope_scaling: unknown keys {unknown}; known are {sorted(known)}")
-        if "factor" not in values and rope_type in ("linear", "yarn"):
+            raise ConfigError(f"rope_scaling: unknown keys {shown(unknown)}; known are {sorted(known)}")
+        if rope_type == "default":
+            return None
+        if values.get("factor") is None and rope_type in ("linear", "yarn"):
             raise ConfigError(f'rope_scaling: "{rope_type}" needs a "factor"')
         arguments: dict[str, Any] = {"factor": 1.0} | values
         return cls(rope_type=rope_type, **arguments)
@@ -110,7 +147,7 @@ class DecoderConfig:
     tie_word_embeddings: bool = False
 
     def __post_init__(self):
-        _positive(self, "text_config")
+        _check_fields(self, "text_config")
         _divides(self, "text_config", "num_attention_heads", "num_key_value_heads")
         if self.head_dim % 2:
             raise ConfigError(f"text_config.head_dim: rotary embedding needs an even size, found {self.head_dim}")
@@ -181,27 +218,38 @@ class StepAudioConfig:
         Raises:
           ConfigError: an architecture that is not ours, or a key that is missing or inconsistent.
         """
-        architecture = (values.get("architectures") or [""])[0]
+        values = _object(values, "config.json")
+        architectures = values.get("architectures") or [""]
+        if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+            raise ConfigError(f"architectures: expected a list with a name, found {shown(architectures)}")
+        architecture = architectures[0]
         if architecture == "Qwen2AudioForConditionalGeneration":
-            return cls(None, _encoder_from_qwen2_audio(values.get("audio_config", {})))
+            return cls(None, _encoder_from_qwen2_audio(_object(values.get("audio_config", {}), "audio_config")))
         audio = values.get("audio_encoder_config")
-        text = values.get("text_config", values)
+        text = _object(values["text_config"], "text_config") if "text_config" in values else values
         if architecture not in ("StepAudio2ForCausalLM", "StepAudioForCausalLMV2", "Qwen2ForCausalLM"):
             raise ConfigError(
                 "architectures: expected StepAudio2ForCausalLM, StepAudioForCausalLMV2, Qwen2ForCausalLM or "
-                f'Qwen2AudioForConditionalGeneration, found "{architecture}"'
+                f"Qwen2AudioForConditionalGeneration, found {shown(architecture)}"
             )
+        where = "audio_encoder_config"
         if audio is None and architecture != "Qwen2ForCausalLM":
-            raise ConfigError(f"audio_encoder_config: missing from a {architecture} config")
-        eos = values.get("eos_token_id", text.get("eos_token_id", 151643))
-        eos = (eos,) if isinstance(eos, int) else tuple(eos)
+            raise ConfigError(f"{where}: missing from a {architecture} config")
+        eos, pad = (_top_or_text(name, values, text) for name in ("eos_token_id", "pad_token_id"))
+        if not isinstance(eos, list):
+            eos = [151643 if eos is None else eos]
+        if not 1 <= len(eos) <= MAX_STOPS:
+            raise ConfigError(f"eos_token_id: expected from 1 to {MAX_STOPS} ids, found {len(eos)}")
+        pad = eos[0] if pad is None else pad
+        for name, token in (*(("eos_token_id", token) for token in eos), ("pad_token_id", pad)):
+            _refuse(name, integer_problem(token, *TOKEN_IDS))
         # Only the end-of-text id is in the file; generation also ends a turn (MODEL.md §1).
         stops = (*eos, *(i for i in (151645, 151665) if i not in eos and max(eos) >= 151643))
         return cls(
-            _decoder_from_hf(text),
-            _known(AudioEncoderConfig, audio, "audio_encoder_config") if audio is not None else None,
+            _decoder_from_hf(text, tied=_tied(values, text)),
+            None if audio is None else _known(AudioEncoderConfig, _object(audio, where), where),
             eos_token_ids=stops,
-            pad_token_id=values.get("pad_token_id", text.get("pad_token_id")) or eos[0],
+            pad_token_id=pad,
         )
 
     def to_hf(self, shape: str = "nested") -> dict[str, Any]:
@@ -249,50 +297,78 @@ class StepAudioConfig:
         path = epath.Path(path)
         path = path / "config.json" if path.is_dir() else path
         try:
-            config = cls.from_hf(json.loads(path.read_text()))
+            config = cls.from_hf(read_object(path))
             return config if yarn_factor is None else config.with_yarn(yarn_factor)
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file; a checkpoint folder holds a config.json") from None
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}: not JSON ({error})") from None
+        except InputError as error:  # which names the file
+            raise ConfigError(str(error)) from None
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
 
-def _decoder_from_hf(text: Mapping[str, Any]) -> DecoderConfig:
-    values = dict(text)
+def _decoder_from_hf(text: Mapping[str, Any], *, tied: bool) -> DecoderConfig:
+    values = dict(text) | {"tie_word_embeddings": tied}
     if (activation := values.get("hidden_act", "silu")) != "silu":
-        raise ConfigError(f'text_config.hidden_act: expected "silu", found "{activation}"')
-    if values.get("use_sliding_window"):
-        raise ConfigError("text_config.use_sliding_window: the release attends to everything, found true")
-    groups = values.get("num_key_value_heads", values.get("num_attention_groups"))
-    if groups is None:
+        raise ConfigError(f'text_config.hidden_act: expected "silu", found {shown(activation)}')
+    if (window := values.get("use_sliding_window")) not in (None, False):
+        raise ConfigError(f"text_config.use_sliding_window: the release attends to everything, found {shown(window)}")
+    if (share := values.get("partial_rotary_factor")) not in (None, 1):
+        raise ConfigError(f"text_config.partial_rotary_factor: every dimension turns here, found {shown(share)}")
+    groups = [values[key] for key in ("num_key_value_heads", "num_attention_groups") if key in values]
+    if not groups:
         raise ConfigError("text_config.num_key_value_heads: missing (as is num_attention_groups)")
-    if values.get("num_attention_groups", groups) != groups:
+    for count in groups:
+        _refuse("text_config.num_key_value_heads", integer_problem(count, *SIZE))
+    if groups[-1] != groups[0]:
         raise ConfigError(
-            f"text_config.num_attention_groups: expected num_key_value_heads {groups}, "
-            f"found {values['num_attention_groups']}"
+            f"text_config.num_attention_groups: expected num_key_value_heads {groups[0]}, found {groups[-1]}"
         )
-    values["num_key_value_heads"] = groups
-    rope = values.get("rope_parameters") or values.get("rope_scaling")  # transformers 5 renamed it
-    values["rope_scaling"] = RopeScaling.from_hf(rope)
-    if "rope_theta" not in values:
-        if not rope or "rope_theta" not in rope:
-            raise ConfigError("text_config.rope_theta: missing")
-        values["rope_theta"] = rope["rope_theta"]
-    for key in ("hidden_size", "num_attention_heads"):
-        if key not in values:
-            raise ConfigError(f"text_config.{key}: missing")
-    if not values.get("head_dim"):
-        _require(
-            values["hidden_size"] % values["num_attention_heads"] == 0,
-            "text_config.hidden_size",
-            f"a multiple of {values['num_attention_heads']} heads",
-            values["hidden_size"],
-        )
-        values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
-    values.setdefault("tie_word_embeddings", False)
+    values["num_key_value_heads"] = groups[0]
+    values |= _rope_from_hf(values)
+    if values.get("head_dim") is None:
+        for key in ("hidden_size", "num_attention_heads"):
+            if key not in values:
+                raise ConfigError(f"text_config.{key}: missing")
+            _refuse(f"text_config.{key}", integer_problem(values[key], *SIZE))
+        width, heads = values["hidden_size"], values["num_attention_heads"]
+        _require(width % heads == 0, "text_config.hidden_size", f"a multiple of {heads} heads", width)
+        values["head_dim"] = width // heads
     return _known(DecoderConfig, values, "text_config")
+
+
+def _rope_from_hf(text: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling` of a decoder. transformers 5 has both in `rope_parameters`, the new name of
+    `rope_scaling`, and goes by that where an older `rope_theta` lies beside it."""
+    rope = next((v for key in ("rope_parameters", "rope_scaling") if (v := text.get(key)) is not None), None)
+    scaling = RopeScaling.from_hf(rope)
+    if (older := text.get("rope_scaling")) is not None and scaling != RopeScaling.from_hf(older):
+        raise ConfigError("text_config.rope_scaling: says otherwise than rope_parameters beside it; remove one of them")
+    within, beside = (rope or {}).get("rope_theta"), text.get("rope_theta")
+    if within is None is beside:
+        raise ConfigError("text_config.rope_theta: missing")
+    theta = beside if within is None else within
+    _refuse("text_config.rope_theta", number_problem(theta, *LIMITS["rope_theta"]))
+    if beside is not None and theta != beside:
+        name = "rope_parameters" if text.get("rope_parameters") is not None else "rope_scaling"
+        told = f"text_config.rope_theta {shown(beside)} is left over: {name} says {shown(theta)}, which is used"
+        warnings.warn(told, stacklevel=2)
+    return {"rope_theta": theta, "rope_scaling": scaling}
+
+
+def _top_or_text(name: str, values: Mapping[str, Any], text: Mapping[str, Any]) -> Any:
+    """A value that files have at the top or in the part of the decoder; None where neither says anything."""
+    return values[name] if values.get(name) is not None else text.get(name)
+
+
+def _tied(values: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
+    """`tie_word_embeddings`, which files have at the top, in the part of the decoder, or at both."""
+    given = [of["tie_word_embeddings"] for of in (values, text) if "tie_word_embeddings" in of]
+    for value in given:
+        _refuse("tie_word_embeddings", flag_problem(value))
+    if given[:1] != given[-1:]:
+        raise ConfigError(f"tie_word_embeddings: {given[0]} at the top, {given[-1]} in text_config; make them the same")
+    return given[0] if given else False
 
 
 _QWEN2_AUDIO_NAMES = {
@@ -324,11 +400,22 @@ def _rope_to_hf(rope: RopeScaling | None) -> dict[str, Any] | None:
     return {k: v for k, v in dataclasses.asdict(rope).items() if v is not None} if rope else None
 
 
-def _positive(config, where: str):
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected a JSON object {{…}}, found {shown(value)}")
+    return value
+
+
+def _check_fields(config, where: str):
+    """Every field is of the type that it is declared with, and in its range."""
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            _require(value > 0, f"{where}.{field.name}", "a positive number", value)
+        problem = field_problem(getattr(config, field.name), str(field.type), *LIMITS.get(field.name, SIZE))
+        _refuse(f"{where}.{field.name}", problem)
+
+
+def _refuse(field: str, problem: str | None):
+    if problem is not None:
+        raise ConfigError(f"{field}: {problem}")
 
 
 def _divides(config, where: str, total: str, part: str):

@@ -16,6 +16,7 @@ import pytest
 
 PACKAGE = "stepaudio_jax"
 FLOORS = [  # lowest first
+    ("inputs",),
     ("config",),
     ("audio", "text", "kernels", "parallel"),
     ("models",),

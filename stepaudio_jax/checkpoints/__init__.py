@@ -11,7 +11,15 @@ from stepaudio_jax.checkpoints.adapters import (
     read_config,
     save_adapters,
 )
-from stepaudio_jax.checkpoints.checkpoint import Placement, load_tokenizer, locate, resolve, save, wait_for_all
+from stepaudio_jax.checkpoints.checkpoint import (
+    Placement,
+    load_tokenizer,
+    locate,
+    read_tokenizer,
+    resolve,
+    save,
+    wait_for_all,
+)
 from stepaudio_jax.checkpoints.layout import CheckpointError
 from stepaudio_jax.checkpoints.run import Restored, Retention, RunCheckpoints
 
@@ -31,6 +39,7 @@ __all__ = [
     "locate",
     "read_about",
     "read_config",
+    "read_tokenizer",
     "resolve",
     "save",
     "save_adapters",

@@ -24,11 +24,14 @@ from stepaudio_jax.checkpoints import checkpoint
 from stepaudio_jax.checkpoints.checkpoint import Placement
 from stepaudio_jax.checkpoints.layout import PARAMS, CheckpointError, open_arrays
 from stepaudio_jax.config import ConfigError, StepAudioConfig
+from stepaudio_jax.inputs import read_object
 from stepaudio_jax.models import LoraConfig, StepAudio, merge_lora
 from stepaudio_jax.models.lora import adapted_shapes, is_lora
 from stepaudio_jax.text import Tokenizer
 
 LORA = "lora.json"
+MAX_BASES = 16
+"""Adapters of adapters of …, down to whole weights."""
 CORNER = 64
 """Rows and columns of each array's first and last layer that the fingerprint reads."""
 
@@ -94,15 +97,20 @@ def read_about(path: epath.Path) -> Adapters:
     """What a folder of adapters says of itself, after a look at its base.
 
     Raises:
-      CheckpointError: lora.json is malformed, or the base is missing or has other weights than it had.
+      CheckpointError: lora.json is malformed, or the base is missing, has other weights than it had, or is adapters of
+        these adapters.
     """
     file = path / LORA
-    try:
-        about = json.loads(file.read_text())
-        lora = LoraConfig(**about["lora"])
-        found = Adapters(lora, tuple(about["modules"]), str(about["base"]), str(about["fingerprint"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: not a description of adapters ({error})") from None
+    found = _described(file)
+    below, above = checkpoint.resolve(found.base), [path.resolve()]
+    while below.exists() and is_adapters(below):
+        if below.resolve() in above or len(above) == MAX_BASES:
+            raise CheckpointError(
+                f"{file}: below its base {found.base} are adapters again, in a circle or more than {MAX_BASES} deep, "
+                'and no whole weights; name those as the "base"'
+            )
+        above.append(below.resolve())
+        below = checkpoint.resolve(_described(below / LORA).base)
     base = checkpoint.resolve(found.base)
     if not base.exists():
         raise CheckpointError(f'{file}: its base {base} is not there; put it back, or name its new place in "base"')
@@ -112,6 +120,18 @@ def read_about(path: epath.Path) -> Adapters:
             f"(fingerprint {now}, expected {found.fingerprint})"
         )
     return found
+
+
+def _described(file: epath.Path) -> Adapters:
+    """What a lora.json says. Raises CheckpointError: it is malformed."""
+    try:
+        about = read_object(file)
+        modules, base, mark = about["modules"], about["base"], about["fingerprint"]
+        if not isinstance(modules, list) or not all(isinstance(text, str) for text in (*modules, base, mark)):
+            raise ValueError("expected modules as a list of names, base and fingerprint as texts")
+        return Adapters(LoraConfig(**about["lora"]), tuple(modules), base, mark)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: not a description of adapters ({error})") from None
 
 
 def fingerprint(path: epath.Path) -> str:

@@ -31,6 +31,7 @@ from stepaudio_jax.checkpoints.layout import (
     unfinished,
 )
 from stepaudio_jax.config import StepAudioConfig
+from stepaudio_jax.inputs import InputError, regular_file
 from stepaudio_jax.models import StepAudio
 from stepaudio_jax.text import Tokenizer, TokenizerError
 
@@ -149,13 +150,28 @@ def load_tokenizer(path: epath.Path, config: StepAudioConfig) -> Tokenizer:
     Raises:
       TokenizerError: missing, malformed, or larger than the embedding.
     """
-    tokenizer = Tokenizer.load(path)
+    tokenizer = read_tokenizer(path)
     if tokenizer.vocab_size > config.decoder.vocab_size:
         raise TokenizerError(
             f"{path / 'tokenizer.json'}: has {tokenizer.vocab_size} entries, "
             f"the model's embedding only {config.decoder.vocab_size}"
         )
     return tokenizer
+
+
+def read_tokenizer(path: epath.Path) -> Tokenizer:
+    """The tokenizer of a folder.
+
+    Raises:
+      TokenizerError: missing, malformed, or no ordinary file of the folder (inputs/files.py).
+    """
+    file = path / "tokenizer.json"
+    try:
+        if file.exists():  # what is missing has a message of its own
+            regular_file(file)
+    except InputError as error:
+        raise TokenizerError(str(error)) from None
+    return Tokenizer.load(path)
 
 
 def read(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,11 +24,15 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
 
+from stepaudio_jax.inputs import InputError, is_remote, read_object, regular_file
+
 PARAMS = "params"
 PROGRESS = "progress.json"
 RUN, FROZEN = "run.json", "frozen"
 """What makes a folder a trainer's checkpoint (run.py), and where beside it the parameters are that were not trained."""
 CHUNK_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 40
+"""Of a file of the store that a link leads to."""
 DATA_FILE_BYTES = 8 << 20
 """Of the store's files, as we write them: a commit writes its files in parallel, so many beat a large one."""
 
@@ -42,11 +47,6 @@ class ArraySpec(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     stacked: bool
-
-
-def is_remote(path: epath.Path) -> bool:
-    """Whether a path lies in an object store, which has no renaming and no locks."""
-    return "://" in str(path)
 
 
 def unfinished(path: epath.Path) -> epath.Path:
@@ -116,12 +116,39 @@ def parameter_folders(path: epath.Path) -> list[epath.Path]:
       CheckpointError: no such folder.
     """
     folders = [path / PARAMS]
-    if (path / RUN).exists() and json.loads((path / RUN).read_text())[FROZEN]:
-        folders.append(path.parent / FROZEN)
+    try:
+        if (path / RUN).exists() and read_object(path / RUN)[FROZEN]:
+            folders.append(path.parent / FROZEN)
+    except (InputError, KeyError) as error:
+        raise CheckpointError(f"{path / RUN}: not the description of a trainer's checkpoint ({error})") from None
     for folder in folders:
         if not folder.exists():
             raise CheckpointError(f"{folder}: no such folder; the checkpoint has no weights")
+        refuse_special_files(folder)
     return folders
+
+
+def refuse_special_files(folder: epath.Path) -> None:
+    """Looks at every file below a folder of arrays: the store would wait for a named pipe, and follow any link.
+
+    Raises:
+      CheckpointError: one that is no ordinary file of its folder (inputs/files.py).
+    """
+    if is_remote(folder):
+        return
+    if os.path.islink(folder):
+        raise CheckpointError(f"{folder}: a link; put the folder itself there")
+    waiting = [os.fspath(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif not entry.is_file(follow_symlinks=False):  # of thousands of files, few need a closer look
+                    try:
+                        regular_file(entry.path, most=MAX_FILE_BYTES)
+                    except InputError as error:
+                        raise CheckpointError(str(error)) from None
 
 
 def open_arrays(params: epath.Path) -> dict[str, ts.TensorStore]:
@@ -133,13 +160,14 @@ def open_arrays(params: epath.Path) -> dict[str, ts.TensorStore]:
     metadata = params / "_METADATA"
     if not metadata.exists():
         raise CheckpointError(f"{params}: no such folder of arrays; the checkpoint has no weights")
+    refuse_special_files(params)
     try:
-        tree = json.loads(metadata.read_text())["tree_metadata"]
+        tree = read_object(metadata)["tree_metadata"]
         names = [".".join(str(part["key"]) for part in leaf["key_metadata"]) for leaf in tree.values()]
         context = _context()
         opened = {name: ts.open({**_array(params, name), "open": True}, context=context) for name in names}
         return {name: future.result() for name, future in opened.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{params}: cannot be read ({first_line(error)})") from error
 
 
@@ -153,7 +181,7 @@ def refuse_unfinished(path: epath.Path) -> None:
         if not (folder / PROGRESS).exists() or (folder != path and path.exists()):
             continue
         try:
-            state = json.loads((folder / PROGRESS).read_text())
+            state = read_object(folder / PROGRESS)
             missing = [name for name in state["names"] if name not in state["done"]]
             total = len(state["names"])
         except (ValueError, KeyError, TypeError):

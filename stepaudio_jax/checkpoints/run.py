@@ -34,6 +34,7 @@ from jax.experimental import multihost_utils
 from stepaudio_jax.checkpoints.checkpoint import logical_axes, quiet, wait_for_all
 from stepaudio_jax.checkpoints.checksums import checksums, named, path_name
 from stepaudio_jax.checkpoints.layout import FROZEN, PARAMS, RUN, CheckpointError, first_line, save_args
+from stepaudio_jax.inputs import read_object
 from stepaudio_jax.models import StepAudio
 
 TRAIN, SCORES, DAMAGED, FROZEN_SUMS = "train", "scores.json", "damaged.json", "frozen.json"
@@ -125,7 +126,7 @@ class RunCheckpoints:
     def scores(self, step: int) -> dict[str, float] | None:
         """What `note` was given for a step's checkpoint."""
         path = self.path(step) / SCORES
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_object(path) if path.exists() else None
 
     def note(self, step: int, scores: Mapping[str, float]) -> None:
         """Keeps what an evaluation found beside a step's checkpoint, which is saved before it is evaluated."""
@@ -211,11 +212,11 @@ class RunCheckpoints:
         path, trees, sums, about, problem = self.path(step), {}, {}, {}, ""
         wanted = {path / PARAMS: params, path / TRAIN: named(train)}
         try:
-            run = json.loads((path / RUN).read_text())
+            run = read_object(path / RUN)
             about, sums = run["about"], {path / name: known for name, known in run["checksums"].items()}
             if frozen:
                 wanted[self.folder / FROZEN] = frozen
-                sums[self.folder / FROZEN] = json.loads((self.folder / FROZEN_SUMS).read_text())
+                sums[self.folder / FROZEN] = read_object(self.folder / FROZEN_SUMS)
             trees = {folder: _restore(folder, tree) for folder, tree in wanted.items()}
         except Exception as error:  # tensorstore and Orbax raise many kinds for a damaged file
             problem = f"{path}: cannot be read ({first_line(error)})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,10 +18,20 @@ from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.inference import long_audio
 from stepaudio_jax.inference.engine import Engine, EngineOptions
 from stepaudio_jax.inference.types import Completion, Finished, LongAudio, Request, SamplingParams, SplitEvent
+from stepaudio_jax.inputs import InputError, field_problem, flag_problem, read_object
 from stepaudio_jax.parallel import ShardingRules, make_mesh
 from stepaudio_jax.text import Audio, Conversation, human
 
 Sound = str | epath.PathLike | np.ndarray | Audio
+GENERATION_LIMITS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 1e6),
+    "top_k": (0, (1 << 31) - 1),
+    "top_p": (1e-9, 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (1e-6, 1e6),
+    "max_new_tokens": (1, (1 << 31) - 1),
+}
+"""What is read of a generation_config.json, with the least and the largest value."""
 
 
 class StepAudio:
@@ -162,16 +171,27 @@ def serving_dtype() -> Any:
 
 
 def sampling_defaults(checkpoint: epath.PathLike, unasked: SamplingParams | None = None) -> SamplingParams:
-    """Sampling by the checkpoint's generation_config.json, where it has one; `unasked` is for what that leaves open."""
+    """Sampling by the checkpoint's generation_config.json, where it has one; `unasked` is for what that leaves open.
+
+    Raises:
+      CheckpointError: not a JSON object, or a value of another type or out of its range.
+    """
     unasked = unasked or SamplingParams()
     file = checkpoints.resolve(checkpoint) / "generation_config.json"
     if not file.exists():
         return unasked
     try:
-        values = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise checkpoints.CheckpointError(f"{file}: not JSON ({error})") from None
-    if values.get("do_sample") is False:
-        values["temperature"] = 0.0
-    known = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
-    return dataclasses.replace(unasked, **{name: values[name] for name in known if values.get(name) is not None})
+        values = read_object(file)
+    except InputError as error:
+        raise checkpoints.CheckpointError(str(error)) from None
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(SamplingParams)}
+    given = {name: values[name] for name in GENERATION_LIMITS if values.get(name) is not None}
+    sample = values.get("do_sample")
+    if sample is not None and (problem := flag_problem(sample)) is not None:
+        raise checkpoints.CheckpointError(f"{file}: do_sample: {problem}")
+    for name, value in given.items():
+        if (problem := field_problem(value, kinds[name], *GENERATION_LIMITS[name])) is not None:
+            raise checkpoints.CheckpointError(f"{file}: {name}: {problem}")
+    if sample is False:
+        given["temperature"] = 0.0
+    return dataclasses.replace(unasked, **given)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import types
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ from stepaudio_jax.models.step_audio import StepAudio
 
 ORDER = {"same": None, "linear": (1, 0), "conv": (2, 1, 0)}
 """Axis permutation from the release to ours, its own inverse: torch stores [out, in] and [out, in, width]."""
+
+
+MAX_SUGGESTIONS, MAX_NAME = 20, 200
 
 
 class Place(NamedTuple):
@@ -112,7 +116,8 @@ def tensor_map(config: StepAudioConfig) -> dict[str, Place]:
     return places
 
 
-def released_shapes(config: StepAudioConfig) -> dict[str, tuple[int, ...]]:
+@functools.lru_cache(maxsize=8)  # asked for several times on the way of a conversion
+def released_shapes(config: StepAudioConfig) -> Mapping[str, tuple[int, ...]]:
     """The shape of every released tensor of this config, in the release's axis order."""
     whole = config  # a part gets any other part beside it, whose names are not asked for
     if config.audio_encoder_config is None:
@@ -126,17 +131,19 @@ def released_shapes(config: StepAudioConfig) -> dict[str, tuple[int, ...]]:
         shape = shape if place.layer is None else shape[1:]
         order = ORDER[place.order] or range(len(shape))
         shapes[name] = tuple(shape[axis] for axis in order)
-    return shapes
+    return types.MappingProxyType(shapes)
 
 
 def mismatches(config: StepAudioConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What keeps tensors of these names and shapes from being this config's: missing, unknown, of another shape."""
     expected = released_shapes(config)
     problems = [f"missing {name}" for name in expected if name not in shapes]
-    for name in shapes:
-        if name not in expected:
+    unknown = [name for name in shapes if name not in expected]
+    for number, name in enumerate(unknown):
+        near = []
+        if number < MAX_SUGGESTIONS and len(name) < MAX_NAME:  # the search takes long, and a file may name millions
             near = difflib.get_close_matches(name, expected, 1)
-            problems.append(f"unknown {name}" + (f" (did you mean {near[0]}?)" if near else ""))
+        problems.append(f"unknown {name}" + (f" (did you mean {near[0]}?)" if near else ""))
     for name, shape in shapes.items():
         if shape != expected.get(name, shape):
             problems.append(f"{name}: expected shape {expected[name]}, found {shape}")

@@ -22,11 +22,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from stepaudio_jax.config import ConfigError, StepAudioConfig
+from stepaudio_jax.inputs import field_problem, shown
 from stepaudio_jax.models.layers import Linear, Lora, param, zeros
 from stepaudio_jax.models.step_audio import StepAudio
 
 DECODER_MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MODULES = ("encoder", "adaptor", "decoder")
+LIMITS = {"rank": (1, 1 << 16), "alpha": (1e-9, 1e9)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +53,16 @@ class LoraConfig:
     rslora: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "targets", tuple(self.targets))
-        object.__setattr__(self, "modules", tuple(self.modules))
-        if self.rank < 1 or self.alpha <= 0:
+        if all(isinstance(size, int | float) for size in (self.rank, self.alpha)) and min(self.rank, self.alpha) <= 0:
             raise ConfigError(f"lora: expected a positive rank and alpha, found rank {self.rank}, alpha {self.alpha}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if (problem := field_problem(value, str(field.type), *LIMITS.get(field.name, (1, 1)))) is not None:
+                raise ConfigError(f"lora.{field.name}: {problem}")
+            if field.name in ("targets", "modules"):
+                if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+                    raise ConfigError(f"lora.{field.name}: expected names, found {shown(value)}")
+                object.__setattr__(self, field.name, tuple(value))
         if unknown := [name for name in self.modules if name not in MODULES]:
             raise ConfigError(f"lora.modules: expected some of {', '.join(MODULES)}, found {unknown[0]}")
 

@@ -1,6 +1,9 @@
 """Checkpoints of adapters: what is read is what was trained, in its base and only there."""
 
 import json
+import math
+import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -27,14 +30,23 @@ def same(first, second):
         np.testing.assert_array_equal(array, second[path], err_msg=str(path))
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path, tokenizer, model = tmp_path_factory.mktemp("saved"), small.tokenizer().backend.to_str(), small.adapted(LORA)
+    checkpoints.save(path / "base", small.model(), tokenizer)
+    rest = {"base": path / "base", "generation": {"max_new_tokens": 7}}
+    checkpoints.save_adapters(path / "adapters", model, LORA, tokenizer, **rest)
+    return path, model
+
+
 @pytest.fixture
-def folders(tmp_path):
+def folders(saved, tmp_path):
     """A base and adapters of it, and the model that both together are."""
-    checkpoints.save(tmp_path / "base", small.model(), small.tokenizer().backend.to_str())
-    model = small.adapted(LORA)
-    rest = {"base": tmp_path / "base", "generation": {"max_new_tokens": 7}}
-    checkpoints.save_adapters(tmp_path / "adapters", model, LORA, small.tokenizer().backend.to_str(), **rest)
-    return tmp_path / "base", tmp_path / "adapters", model
+    path, model = saved
+    base, adapters = (shutil.copytree(path / name, tmp_path / name) for name in ("base", "adapters"))
+    about = json.loads((adapters / "lora.json").read_text())
+    (adapters / "lora.json").write_text(json.dumps(about | {"base": str(base)}))
+    return base, adapters, nnx.clone(model)
 
 
 def test_adapters_come_back_beside_their_base_and_merged_into_it(folders):
@@ -91,10 +103,48 @@ def test_a_base_that_is_missing_or_changed(folders):
         checkpoints.load(adapters)
 
 
-@pytest.mark.parametrize("change", [{"lora": {"rank": "many"}}, {"lora": {"ranks": 3}}, {"modules": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [{"lora": {"rank": "many"}}, {"lora": {"ranks": 3}}, {"modules": 1}]
+    + [{"lora": {"rank": rank}} for rank in (True, 2.5, None, 10**9, [3])]
+    + [{"lora": {"rank": 3, "alpha": alpha}} for alpha in (True, "1", None, math.nan, math.inf, 10**400)]
+    + [{"lora": {"rank": 3} | change} for change in ({"rslora": 1}, {"targets": "q_proj"}, {"targets": [1]})]
+    + [{"lora": []}, {"modules": "decoder"}, {"modules": [1]}, {"base": None}, {"base": ["x"]}, {"fingerprint": 3}],
+)
 def test_a_description_that_is_none(folders, change):
     _, adapters, _ = folders
     about = json.loads((adapters / "lora.json").read_text())
     (adapters / "lora.json").write_text(json.dumps(about | change))
     with pytest.raises(CheckpointError, match=r"lora.json: not a description of adapters"):
+        checkpoints.load(adapters)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"a":' * 100_000])
+def test_a_description_that_is_no_object(folders, text):
+    _, adapters, _ = folders
+    (adapters / "lora.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"lora.json: not a description of adapters"):
+        checkpoints.load(adapters)
+
+
+def test_bases_that_lead_back(folders):
+    """Adapters may be of adapters, but somewhere below are whole weights."""
+    base, adapters, _ = folders
+    tokenizer = small.tokenizer().backend.to_str()
+    checkpoints.save_adapters(base.parent / "second", small.adapted(LORA), LORA, tokenizer, base=adapters)
+    for folder, below in ((adapters, adapters), (adapters, base.parent / "second")):
+        about = json.loads((folder / "lora.json").read_text())
+        about |= {"base": str(below), "fingerprint": checkpoints.fingerprint(checkpoints.resolve(below))}
+        (folder / "lora.json").write_text(json.dumps(about))
+        with pytest.raises(CheckpointError, match=r"lora.json: below its base .* are adapters again, in a circle"):
+            checkpoints.read_config(folder)
+        with pytest.raises(CheckpointError, match="in a circle"):
+            checkpoints.load(folder)
+
+
+def test_a_pipe_in_place_of_a_description(folders):
+    _, adapters, _ = folders
+    (adapters / "lora.json").unlink()
+    os.mkfifo(adapters / "lora.json")
+    with pytest.raises(CheckpointError, match="expected a file, found a named pipe"):
         checkpoints.load(adapters)

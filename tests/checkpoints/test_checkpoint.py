@@ -1,6 +1,7 @@
 """Checkpoint folders: what is written reads back exactly; what is broken is refused by name."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from checkpoints_convert.sources import ConversionError
+from checkpoints_convert.to_hf import to_hf
 from stepaudio_jax import checkpoints
 from stepaudio_jax.checkpoints import CheckpointError
+from stepaudio_jax.checkpoints.layout import open_arrays
 from stepaudio_jax.config import ConfigError
+from stepaudio_jax.inference.session import sampling_defaults
 from stepaudio_jax.text import TokenizerError
 from tests import small
 
@@ -129,3 +134,82 @@ def test_missing_and_damaged_arrays(folder):
     shutil.rmtree(folder / "params")
     with pytest.raises(CheckpointError, match="has no weights"):
         checkpoints.load(folder)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_no_layer_is_lost_or_made_up_on_the_way_out(folder, layers):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = layers
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConversionError, match=rf"q_proj.kernel has shape \(2, 32, 32\), .* asks for \({layers}, "):
+        to_hf(folder, folder.parent / "hf")
+
+
+def pipe(file):
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+
+
+def link(file):
+    file.unlink(missing_ok=True)
+    file.symlink_to("/etc/passwd")
+
+
+@pytest.mark.parametrize("make", [pipe, link])
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "params/_METADATA", "params/manifest.ocdbt", "run.json"]
+)
+def test_pipes_and_links_in_place_of_files(folder, make, name):
+    make(folder / name)
+    with pytest.raises((CheckpointError, ConfigError, TokenizerError), match=rf"{name}: .*(a named pipe|outside its)"):
+        checkpoints.load(folder)
+    with pytest.raises((CheckpointError, ConfigError, TokenizerError, ConversionError), match=rf"{name}: "):
+        to_hf(folder, folder.parent / "hf")
+    assert not (folder.parent / "hf").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.json", "progress.json"])
+@pytest.mark.parametrize("text", ['{"a":' * 100_000, "[]", "{}", "null"])
+def test_descriptions_that_are_none(folder, name, text):
+    (folder / name).write_text(text)
+    with pytest.raises((CheckpointError, ConfigError), match=rf"{name}|architectures"):
+        checkpoints.load(folder)
+
+
+def test_arrays_described_without_end(folder):
+    (folder / "params" / "_METADATA").write_text('{"tree_metadata":' + "[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"params: cannot be read|params/_METADATA"):
+        open_arrays(checkpoints.resolve(folder) / "params")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a":' * 100_000, "nested more than 64 deep"),
+        ("[]", "expected a JSON object"),
+        ('{"temperature": "hot"}', "temperature: expected a number"),
+        ('{"temperature": NaN}', "temperature: expected a number"),
+        ('{"top_k": 2.5}', "top_k: expected an integer"),
+        ('{"top_k": true}', "top_k: expected an integer"),
+        ('{"top_p": [1]}', "top_p: expected a number"),
+        ('{"top_p": 0}', "top_p: expected a positive number"),
+        ('{"max_new_tokens": -1}', "max_new_tokens: expected a positive number"),
+        ('{"max_new_tokens": 1e9}', "max_new_tokens: expected an integer"),
+        ('{"repetition_penalty": Infinity}', "repetition_penalty: expected a number from"),
+        ('{"do_sample": "false"}', "do_sample: expected true or false"),
+    ],
+)
+def test_generation_defaults_that_are_none(folder, text, message):
+    (folder / "generation_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=rf"generation_config.json: .*{message}"):
+        sampling_defaults(folder)
+
+
+def test_generation_defaults(folder):
+    values = {"temperature": 1, "top_k": 20, "top_p": None, "eos_token_id": 1, "transformers_version": "5.0"}
+    (folder / "generation_config.json").write_text(json.dumps(values))
+    assert (sampling_defaults(folder).temperature, sampling_defaults(folder).top_k) == (1, 20)
+    (folder / "generation_config.json").write_text(json.dumps(values | {"do_sample": False}))
+    assert sampling_defaults(folder).temperature == 0

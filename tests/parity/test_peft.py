@@ -1,12 +1,17 @@
 """Adapters beside PEFT's own: the same logits from the same files, in both directions."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
+from checkpoints_convert import peft_config
 from checkpoints_convert.from_hf import from_hf
 from checkpoints_convert.peft import from_peft, to_peft
+from checkpoints_convert.sources import ConversionError
 from checkpoints_convert.synth import synth
 from checkpoints_convert.to_hf import to_hf
 from stepaudio_jax import checkpoints
@@ -55,6 +60,51 @@ def test_ours_in_peft(folders, figure):
     theirs = peft.PeftModel.from_pretrained(theirs, folders / "peft")
     compare(model, theirs, figure, "our adapters in PEFT, logits")
     compare(checkpoints.load(folders / "adapters")[0], theirs, figure, "the same, merged on loading")
+
+
+def test_every_key_that_peft_writes_is_considered():
+    """One that is not is refused where it has a value; a new version of PEFT may bring some to think about."""
+    considered = {*peft_config.READ, *peft_config.HARMLESS, *peft_config.EXPECTED, *peft_config.REASONS}
+    assert {field.name for field in dataclasses.fields(peft.LoraConfig)} <= considered
+
+
+@pytest.mark.parametrize("start", [True, "gaussian", "orthogonal", "pissa", "olora"])
+def test_an_adapter_that_was_not_trained_merges_to_its_base_or_is_refused(folders, start):
+    """What PEFT computes with a fresh adapter is what its base computes, and so must the merged weights."""
+    base = AutoModelForCausalLM.from_pretrained(folders / "decoder")
+    config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=start)
+    peft.get_peft_model(base, config).save_pretrained(folders / "peft")
+    if start in ("pissa", "olora"):
+        with pytest.raises(ConversionError, match="path_initial_model_for_weight_conversion"):
+            from_peft(folders / "peft", folders / "adapters", base=folders / "base")
+        return
+    from_peft(folders / "peft", folders / "adapters", base=folders / "base")
+    to_hf(folders / "adapters", folders / "merged")
+    merged, plain = (load_file(folders / name / "model.safetensors") for name in ("merged", "hf"))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    np.testing.assert_allclose(merged[name], plain[name], rtol=0, atol=1e-6)
+
+
+def test_pissa_that_peft_has_converted_is_read(folders, figure):
+    """The remedy that the refusal names: the trained adapter less what it started with is plain LoRA of the base."""
+    base = AutoModelForCausalLM.from_pretrained(folders / "decoder")
+    config = peft.LoraConfig(r=3, lora_alpha=3, target_modules=["q_proj"], init_lora_weights="pissa")
+    theirs = peft.get_peft_model(base, config)
+    theirs.peft_config["default"].init_lora_weights = True  # as PEFT's documentation has it
+    theirs.save_pretrained(folders / "start")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_" in name:
+                parameter += 0.05 * torch.randn_like(parameter)
+    theirs.peft_config["default"].init_lora_weights = "pissa"
+    theirs.save_pretrained(folders / "peft", path_initial_model_for_weight_conversion=str(folders / "start"))
+    from_peft(folders / "peft", folders / "adapters", base=folders / "base")
+    to_hf(folders / "adapters", folders / "merged")
+    name = "model.layers.1.self_attn.q_proj.weight"
+    merged = load_file(folders / "merged" / "model.safetensors")[name]
+    theirs = theirs.merge_and_unload().state_dict()[name].float().numpy()
+    figure("PiSSA's, converted by PEFT, q_proj", np.linalg.norm(merged - theirs) / np.linalg.norm(theirs), 1e-5)
 
 
 @pytest.mark.parametrize("rslora", [False, True])
