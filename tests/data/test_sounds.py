@@ -159,6 +159,22 @@ def test_arrays(scale, kind):
     assert len(half.samples) == 16000
 
 
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_the_channels_of_an_array_stand_first_or_last(channels):
+    """The first channel, whichever axis they are; at least 100 times as many samples as channels."""
+    samples = tone()[: 100 * channels] if channels > 3 else tone()
+    first = np.stack([samples, *np.zeros((channels - 1, len(samples)), np.float32)])
+    for array in (first, first.T, first.tolist(), first.T.tolist()):
+        clip = Sounds(()).load({"array": array, "sampling_rate": 16000}, "x")
+        assert np.array_equal(clip.samples, samples)
+
+
+@pytest.mark.parametrize("shape", [(2, 199), (199, 2), (9, 8000), (8000, 9), (1, 99), (8, 8), (8, 799), (400, 300)])
+def test_an_array_whose_channels_cannot_be_told_is_refused(shape):
+    with pytest.raises(AudioError, match=rf"^x: which axis of an array of shape \[{shape[0]}, {shape[1]}\] is"):
+        Sounds(()).load({"array": np.zeros(shape, np.float32), "sampling_rate": 16000}, "x")
+
+
 @pytest.mark.parametrize("reference, reason", [
     ({"array": [[[0.1]]], "sampling_rate": 16000}, r"expected numbers of shape .* found float64 \[1, 1, 1\]"),
     ({"array": ["a"], "sampling_rate": 16000}, "expected numbers"),
