@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from etils import epath
 
 from stepaudio_jax.data.json_files import MAX_JSON, JsonLines, JsonList, first_letter, from_json
-from stepaudio_jax.data.samples import RecordError, Sample
+from stepaudio_jax.data.samples import RecordError, Sample, printable
 
 Record = Mapping[str, Any] | Sample
 Placed = tuple[str, Record | RecordError]
@@ -110,7 +110,7 @@ class _Parquet:
             try:
                 meta = pyarrow.parquet.ParquetFile(stream).metadata
             except (ValueError, OSError, self._arrow_error) as error:
-                raise ValueError(f"{path}: not a parquet file ({error})") from None
+                raise ValueError(f"{path}: not a parquet file ({printable(str(error))})") from None
             self._sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
 
     def __len__(self) -> int:
@@ -153,20 +153,27 @@ class _ArrayRecord:
 
     def __init__(self, path: str):
         self._path = path
-        reader = self._reader()
-        self._size = reader.num_records()
-        reader.close()
+        try:
+            reader = self._reader()
+            self._size = reader.num_records()
+            reader.close()
+        except RuntimeError as error:  # of the library, for any damage
+            raise ValueError(f"{path}: not a whole ArrayRecord file ({printable(str(error))})") from None
 
     def __len__(self) -> int:
         return self._size
 
     def read(self, start: int, stop: int) -> Iterator[Placed]:
         reader = self._reader()
-        try:
-            for i in range(start, stop):
-                yield self._record(reader.read([i])[0], f"{self._path}:{i + 1}")
-        finally:
-            reader.close()
+        for i in range(start, stop):
+            where = f"{self._path}:{i + 1}"
+            try:
+                data = reader.read([i])[0]
+            except (RuntimeError, IndexError) as error:  # IndexError after an earlier failure
+                reader = self._reader()
+                yield where, RecordError(f"{where}: the file is damaged here ({error})")
+            else:
+                yield self._record(data, where)
 
     def _reader(self) -> Any:
         from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]

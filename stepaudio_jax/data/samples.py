@@ -11,8 +11,18 @@ MAX_CHARACTERS = 1 << 21
 three to five. What is longer could only be cut, but to find where, it would have to be tokenized, for minutes."""
 
 
+def printable(text: str, longest: int = 400) -> str:
+    """One line that is safe on a terminal: what a record says of itself may be long, or control it."""
+    line = " ".join(text[: 4 * longest].split())
+    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+    return line if len(line) <= longest else line[:longest] + "…"
+
+
 class RecordError(ValueError):
     """A record that cannot be used; the message is one line: where it stands, what was expected and found."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message, longest=1000))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +50,3 @@ def check_size(sample: Sample, where: str) -> None:
                 f"{where}: {size:,} characters of text, more than the {MAX_CHARACTERS:,} of a dialogue that can be "
                 "read (MAX_CHARACTERS); split it, or leave it out"
             )
-
-
-def printable(text: str, longest: int = 400) -> str:
-    """One line that is safe on a terminal: what a record says of itself may be long, or control it."""
-    line = " ".join(text[: 4 * longest].split())
-    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
-    return line if len(line) <= longest else line[:longest] + "…"
