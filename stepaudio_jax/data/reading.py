@@ -22,6 +22,7 @@ from etils import epath
 
 from stepaudio_jax.data.json_files import MAX_JSON, JsonLines, JsonList, first_letter, from_json
 from stepaudio_jax.data.samples import RecordError, Sample, printable
+from stepaudio_jax.data.sounds import stamp
 
 Record = Mapping[str, Any] | Sample
 Placed = tuple[str, Record | RecordError]
@@ -69,10 +70,9 @@ def _source(path: epath.PathLike) -> Source:
     except ImportError as error:  # what epath needs for gs://
         raise ValueError(f"{path}: {error}") from None
     if path.suffix in (*JSON, ".parquet", *ARRAY_RECORD) and is_there and not path.is_dir():
-        stat = path.stat()
-        return _open(str(path), stat.length, stat.mtime)
+        return _open(str(path), tuple(stamp(path) or ()))
     if (path / "dataset.json").exists():
-        return _open(str(path), 0, (path / "dataset.json").stat().mtime)
+        return _open(str(path), tuple(stamp(path / "dataset.json") or ()))
     for folder, split in ((path, None), (path.parent, path.name)):
         if (folder / "features.json").exists():
             from stepaudio_jax.data.tfds_folder import TfdsFolder
@@ -85,8 +85,8 @@ def _source(path: epath.PathLike) -> Source:
 
 
 @functools.lru_cache(maxsize=16)
-def _open(path: str, size: int, mtime: float) -> Source:
-    """Opened once for all pieces that are read of it; `size` and `mtime` tell a file that has changed."""
+def _open(path: str, stamped: tuple[int, ...]) -> Source:
+    """Opened once for all pieces that are read of it; the stamp tells a file that has changed."""
     suffix = epath.Path(path).suffix
     if suffix == ".parquet":
         return _Parquet(path)

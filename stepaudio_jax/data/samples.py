@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from stepaudio_jax.text import Conversation
 
 MAX_CHARACTERS = 1 << 21
 """Of text in a dialogue: 32 for each of the 65,536 positions that the largest model has, where a token of prose has
 three to five. What is longer could only be cut, but to find where, it would have to be tokenized, for minutes."""
+
+MAX_EXTRA = 64 << 20
+"""Characters of all that is kept beside a dialogue, which every copy of the record carries along."""
 
 
 def printable(text: str, longest: int = 400) -> str:
@@ -39,7 +44,8 @@ class Sample:
 
 
 def check_size(sample: Sample, where: str) -> None:
-    """Raises RecordError: more text than any model can read, found before it is tokenized."""
+    """Raises RecordError: more text than any model can read, or more beside it than a record should carry, found before
+    it is tokenized or stored."""
     for conversation in (sample.conversation, sample.rejected):
         if conversation is None:
             continue
@@ -50,3 +56,19 @@ def check_size(sample: Sample, where: str) -> None:
                 f"{where}: {size:,} characters of text, more than the {MAX_CHARACTERS:,} of a dialogue that can be "
                 "read (MAX_CHARACTERS); split it, or leave it out"
             )
+        size = sum(map(_size, (conversation.extra, *(turn.extra for turn in conversation.turns))))
+        if size > MAX_EXTRA:
+            names = ", ".join(sorted(conversation.extra, key=lambda name: -_size(conversation.extra[name]))[:3])
+            raise RecordError(
+                f"{where}: {size:,} characters in columns that are not read, more than {MAX_EXTRA:,} (MAX_EXTRA); "
+                f"leave them out, the largest first: {names}"
+            )
+
+
+def _size(value: Any) -> int:
+    """About how many characters a value has in JSON."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(len(str(name)) + _size(item) for name, item in value.items())
+    return sum(map(_size, value)) if isinstance(value, list | tuple) else 8

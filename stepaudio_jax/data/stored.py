@@ -137,10 +137,7 @@ class StoredDataset:
                 raise DatasetError(f"{shard.filename}: no such file, but {INFO} names it")
         if sum(shard.take for shard in shards) != self._length:
             raise DatasetError(f"{self.folder / INFO}: records: expected the sum of the shards', found {self._length}")
-        try:
-            self._records = ArrayRecordDataSource(shards) if shards else []
-        except RuntimeError as error:  # of the library, for a damaged shard
-            raise DatasetError(f"{self.folder}: a shard is damaged ({printable(str(error))})") from None
+        self._records = ArrayRecordDataSource(shards) if shards else []
 
     def __len__(self) -> int:
         return self._length

@@ -57,6 +57,17 @@ def test_text_beyond_the_bound_is_refused_wherever_it_stands(record):
         formats.parse(record, Sounds(()), "x:1")
 
 
+@pytest.mark.parametrize("extra", [{"big": "x" * 5000}, {"big": ["x" * 10] * 500}, {"big": {"x" * 5000: 1}}])
+def test_what_is_not_read_has_a_bound(monkeypatch, extra):
+    monkeypatch.setattr(samples, "MAX_EXTRA", 4999)
+    small_one = {"messages": [Q, A], "id": 1}
+    assert formats.parse(small_one, Sounds(()), "x:1").conversation.extra == {"id": 1}
+    with pytest.raises(RecordError, match=r"^x:1: 5,\d+ characters in columns that .* largest first: big, id"):
+        formats.parse({**small_one, **extra}, Sounds(()), "x:1")
+    with pytest.raises(RecordError, match=r"^x:1: 5,\d+ characters in columns"):
+        formats.parse({"messages": [{**Q, **extra}, A]}, Sounds(()), "x:1")
+
+
 def test_messages_and_parts_have_a_bound():
     parts = [{"type": "text", "text": "x"}] * 20_001
     for record, where in [
