@@ -79,7 +79,7 @@ def dialogue(record: Mapping[str, Any], sounds: Clips, used: Collection[str], na
         raise DialogueError("kto_tag: expected a reply to be learned from, or a pair, found a bad one")
     beside, read, rest = clips(record, names.audios, sounds)
     said = turns(objects(record, names.column), beside, sounds, names, literal=not has_sound(record))
-    used = {*used, names.column, read, "tools"}
+    used = {*used, names.column, *read, "tools"}
     before = optional(record, "system", str) or ""
     if said[0].role != "system":  # where both are given, LLaMA-Factory takes the message
         used |= {"system"}
@@ -101,7 +101,8 @@ def turns(
     if places == 0 and len(clips) == 1 and not any(map(_has_sound, contents)):
         first = next((i for i, message in enumerate(messages) if _role(message, names) == "human"), None)
     if first is None and places != len(clips):
-        raise DialogueError(f"{names.audios}: {places} {PLACEHOLDER} in the text but {len(clips)} clips")
+        found = f"{places} {PLACEHOLDER} in the text but {len(clips)} clips"
+        raise DialogueError(f"{names.audios}: {found}; expected one {PLACEHOLDER} where each clip goes")
     said: list[Turn] = []
     kept: dict[str, Any] = {}  # of empty system messages
     for i, message in enumerate(messages):
@@ -141,17 +142,19 @@ class _Beside:
         return with_placeholders(text, list(islice(self.following, text.count(PLACEHOLDER))), PLACEHOLDER)
 
 
-def clips(record: Mapping[str, Any], name: str, sounds: Clips) -> tuple[list[Audio], str, dict[str, Any]]:
-    """(clips, their column, what their references hold beside) of a list of references, or of one, which Hugging Face
-    calls `audio` in place of `audios`."""
-    name = name if record.get(name) is not None else name.removesuffix("s")
+def clips(record: Mapping[str, Any], name: str, sounds: Clips) -> tuple[list[Audio], set[str], dict[str, Any]]:
+    """(clips, the columns that are read, what the references hold beside) of a list of references, or of one, which
+    Hugging Face calls `audio` in place of `audios`."""
+    columns = (name, name.removesuffix("s"))
+    name = next((column for column in columns if _references(record, column)), name)
+    read = {column for column in columns if column == name or not _references(record, column)}
     found, unread = [], {}
     for i, reference in enumerate(_references(record, name)):
         found.append(sounds.load(reference, f"{name}[{i}]"))
         if isinstance(reference, Mapping):
             for field_name, value in unread_of(reference).items():
                 unread.setdefault(f"{name}[].{field_name}", []).append(plain(value))
-    return found, name, unread
+    return found, read, unread
 
 
 def has_sound(record: Mapping[str, Any]) -> bool:

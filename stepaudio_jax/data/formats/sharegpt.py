@@ -26,13 +26,21 @@ NAMES = Names("conversations", role="from", content="value")
 
 def read(record: Mapping[str, Any], sounds: Clips) -> tuple[Conversation, Conversation | None]:
     """(dialogue, the same with the worse reply or None). Raises DialogueError or AudioError."""
+    names = _names(record.get("conversations"))
     if record.get("chosen") is None and record.get("rejected") is None:
-        return messages.dialogue(record, sounds, (), NAMES), None
+        return messages.dialogue(record, sounds, (), names), None
     pair, literal = ("chosen", "rejected"), not messages.has_sound(record)
-    conversation = messages.dialogue(record, sounds, pair, NAMES)
+    conversation = messages.dialogue(record, sounds, pair, names)
     better, worse = (
-        messages.turns([field(record, column, dict)], [], sounds, NAMES._replace(column=column), literal=literal)[0]
+        messages.turns([field(record, column, dict)], [], sounds, names._replace(column=column), literal=literal)[0]
         for column in pair
     )
     conversation = Conversation((*conversation.turns, better), conversation.tools, conversation.extra)
     return conversation, messages.ending_in(conversation, worse, "rejected")
+
+
+def _names(conversations: Any) -> Names:
+    """Some data sets have OpenAI's role and content in the same column."""
+    first = conversations[0] if isinstance(conversations, list) and conversations else None
+    is_openai = isinstance(first, Mapping) and first.get("from") is None and first.get("role") is not None
+    return Names("conversations") if is_openai else NAMES
