@@ -105,7 +105,7 @@ def change(rng: random.Random, inside: Any, key: Any, names: list[str]) -> None:
     elif kind == 3:
         inside[key] = [value] * rng.choice([1, 2, 300])
     elif kind == 4:
-        for _ in range(rng.choice([1, 50, 300])):
+        for _ in range(rng.choice([1, 50, 100])):
             value = [value]
         inside[key] = value
     elif kind == 5:

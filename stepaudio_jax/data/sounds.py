@@ -152,7 +152,7 @@ class Sounds:
     def _find(self, name: str, what: str) -> Audio:
         """A file under a root; several roots may have it, the first is taken."""
         shown = f'{what}: "{name[:200]}"'
-        if _SCHEME.match(name) and not name.startswith("gs://"):
+        if "://" in name.removeprefix("gs://"):
             raise AudioError(f"{shown} is a URL; nothing is fetched: download it, and name its folder as a root")
         if ".." in name.split("/") or "\0" in name:
             raise AudioError(f"{shown} leads out of its folder; expected a path below a root")

@@ -72,7 +72,8 @@ def test_nothing_outside_of_the_roots(folder):
             inside.load(name, "x")
 
 
-@pytest.mark.parametrize("name", ["http://x.org/a.wav", "HTTPS://x.org/a.wav", "file:///etc/hostname", "s3://b/a.wav"])
+@pytest.mark.parametrize("name", ["http://x.org/a.wav", "HTTPS://x.org/a.wav", "file:///etc/hostname", "s3://b/a.wav",
+                                  "/etc/x://a.wav", "a b://c", "gs://b/http://x.org/a.wav"])  # fmt: skip
 def test_nothing_is_fetched(folder, name):
     with pytest.raises(AudioError, match=r'^audio: ".*" is a URL; nothing is fetched'):
         Sounds([folder]).load(name, "audio")
