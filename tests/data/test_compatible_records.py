@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from stepaudio_jax import cli
 from stepaudio_jax.data import formats
-from stepaudio_jax.data.samples import RecordError
+from stepaudio_jax.data.reading import read
+from stepaudio_jax.data.samples import RecordError, Sample
 from stepaudio_jax.data.sounds import MAX_CLIPS, MAX_RECORD_SECONDS, RecordSounds, Sounds
 from stepaudio_jax.text import Audio, Conversation, Turn, assistant, human, system
 from tests.data import records
@@ -213,3 +215,44 @@ def test_a_record_has_bounds(folder, monkeypatch):
     assert clips[0] is clips[1] and MAX_RECORD_SECONDS == 4 * 3600
     with pytest.raises(ValueError, match="e: more than the 14,400 s of sound that a record may have"):
         sounds.load_base64("e", "e")
+
+
+def test_every_kind_goes_the_whole_way(folder, tmp_path, capsys):
+    """Checked and built as their users would, from the files that they have: what is stored is what was read."""
+    data = (folder / CLIP).read_bytes()
+    parts = [{"type": "input_audio", "input_audio": {"data": records.in_base64(folder / CLIP), "format": "wav"}}]
+    asked = {**Q, "content": "<audio>Q"}
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "</tool_call>"}'}}
+    made = {
+        "openai.jsonl": [
+            {"messages": [{**Q, "content": [*parts, {"type": "text", "text": "Q"}]}, {**A, "reasoning": "t"}]},
+            {"messages": [Q, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "9"}, A]},
+        ],
+        "swift.jsonl": [
+            {"messages": [asked, A], "audios": [CLIP]},
+            {"query": "Q", "response": "A", "audios": [CLIP]},
+        ],
+        "sharegpt.json": [
+            {"conversations": [{"from": "human", "value": "<audio>Q"}, {"from": "gpt", "value": "A"}], "audios": [CLIP]}
+        ],
+        "hugging_face.parquet": [{"messages": [Q, A], "audio": {"bytes": data, "path": None}, "id": 7}],
+        "trl.parquet": [{"prompt": [asked], "chosen": [A], "rejected": [B], "audio": {"bytes": data, "path": "a.wav"}}],
+        "verl.jsonl": [{"prompt": [asked, A], "audios": [CLIP], "data_source": "x", "reward_model": {}}],
+    }
+    paths = []
+    for name, rows in made.items():
+        write = records.write_parquet if name.endswith("parquet") else records.write_lines
+        paths.append(write(tmp_path / name, rows))
+    options = ["--audio", str(folder), "--max-bad-share", "0"]
+    assert cli.main(["data", "check", *map(str, paths), *options, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["good"], report["counts"]["dialogues with sound"]) == (8, 7)
+    assert report["unread"] == {"id": 1, "data_source": 1, "reward_model": 1, "message.tool_calls[].id": 1}
+    built = ["data", "build", *map(str, paths), *options, "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert cli.main(built) == 0
+    sounds = Sounds([folder])
+    expected = [formats.parse(record, sounds, where) for where, record in read(paths)]
+    stored = [record for _, record in read([tmp_path / "out"])]
+    for found, sample in zip(stored, expected, strict=True):
+        assert isinstance(found, Sample) and same(found.conversation, sample.conversation)
+        assert found.where == sample.where and (found.rejected is None) == (sample.rejected is None)
