@@ -66,9 +66,15 @@ def check_size(sample: Sample, where: str) -> None:
 
 
 def _size(value: Any) -> int:
-    """About how many characters a value has in JSON."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(len(str(name)) + _size(item) for name, item in value.items())
-    return sum(map(_size, value)) if isinstance(value, list | tuple) else 8
+    """About how many characters a value has in JSON; without recursion, as it may be nested deeply."""
+    size, waiting = 0, [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            size += sum(len(str(name)) for name in value)
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+        else:
+            size += len(value) if isinstance(value, str) else 8
+    return size

@@ -68,6 +68,16 @@ def test_what_is_not_read_has_a_bound(monkeypatch, extra):
         formats.parse({"messages": [{**Q, **extra}, A]}, Sounds(()), "x:1")
 
 
+def test_what_is_not_read_may_be_nested_as_deeply_as_json_is():
+    deep: dict = {}
+    for _ in range(2000):
+        deep = {"a": deep}
+    sample = Sample(Conversation((human("Q"), assistant("A")), extra=deep))
+    assert formats.parse(sample, Sounds(()), "x:1").conversation.extra is deep
+    with pytest.raises(RecordError, match=r"^x:1: lists and objects nested too deeply"):
+        formats.parse({"messages": [Q, A], "deep": deep}, Sounds(()), "x:1")
+
+
 def test_messages_and_parts_have_a_bound():
     parts = [{"type": "text", "text": "x"}] * 20_001
     for record, where in [
