@@ -98,12 +98,12 @@ def change(rng: random.Random, inside: Any, key: Any, names: list[str]) -> None:
     elif kind == 1 and isinstance(inside, dict):
         inside[rng.choice(names)] = inside.pop(key)
     elif kind == 1:
-        inside.extend([value] * rng.choice([1, 2, 300]))
+        inside.extend([value] * often(rng, value))
     elif kind == 2 and isinstance(value, str):
         at = rng.randint(0, len(value))
         inside[key] = value[:at] + rng.choice(WORDS) + value[at:]
     elif kind == 3:
-        inside[key] = [value] * rng.choice([1, 2, 300])
+        inside[key] = [value] * often(rng, value)
     elif kind == 4:
         for _ in range(rng.choice([1, 50, 100])):
             value = [value]
@@ -114,6 +114,11 @@ def change(rng: random.Random, inside: Any, key: Any, names: list[str]) -> None:
         inside[rng.choice(names)] = copy.deepcopy(value)
     else:
         inside[key] = junk(rng)
+
+
+def often(rng: random.Random, value: Any) -> int:
+    """How many times a value is put; a large one twice at most, so that a record has a few megabytes."""
+    return rng.choice([1, 2, 300]) if len(repr(value)) < 20_000 else 2
 
 
 def turned(rng: random.Random, data: bytes) -> bytes:

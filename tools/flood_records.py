@@ -7,7 +7,7 @@ For every kind of file and every schema that is read, so many records are made, 
 then of `data build`: read, parsed, rendered, counted, stored and read back. What is wanted is a dialogue, or a reason
 in one printable line. Anything else that is raised is a fault, shown with its traceback and the numbers that make it
 again. Each kind has a process of its own: a crash of a library, or a record that takes longer than --hang seconds, is
-counted, and the rest goes on. Exit code 1 for any fault.
+counted, and the rest goes on. Exit code 1 for any fault, or more than 1,000 MiB of memory.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from broken_records import CLIP, broken, schemas, turned
+
+MEMORY_MIB = 1000
+"""More than records of a few megabytes may take; what a file of 64 MiB of JSON does, tests/data/test_bounds.py says."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -259,6 +262,8 @@ def watch(kind: str, seed: int, records: int, hang: float) -> dict[str, Any]:
                     found[said["result"]] += 1
                     at += 1
                     found["slowest_s"] = max(found["slowest_s"], said["seconds"])
+                    if said["peak"] > MEMORY_MIB >= found["peak_mib"]:
+                        said["fault"] += f"{said['peak']:.0f} MiB of memory"
                     found["peak_mib"] = max(found["peak_mib"], said["peak"])
                     if said["fault"]:
                         found["faults"].append(f"{kind} {seed} {at - 1}: {said['fault']}")
