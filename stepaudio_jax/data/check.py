@@ -29,6 +29,8 @@ from stepaudio_jax.text import Tokenizer
 SHOWN = 10
 """Reasons, and bad records, that the terminal shows; the page and the JSON have all of them."""
 
+SHOWN_NAMES = 50
+
 
 def check(
     paths: Sequence[epath.PathLike],
@@ -189,6 +191,13 @@ def show(findings: Findings, tokenizer: str, console: Console):
         for name, points in sizes.items():
             if points:
                 table.add_row(name, *(f"{point:.4g}" for point in points.values()))
+        console.print(table)
+    if findings.unread:
+        table = Table("records", "what is kept, but not read", title="beside the dialogues")
+        for name, number in findings.unread.most_common(SHOWN_NAMES):
+            table.add_row(f"{number}", Text(name))
+        if (more := len(findings.unread) - SHOWN_NAMES) > 0:
+            table.add_row("", f"{more} more names, all of them in --json and --report")
         console.print(table)
     if findings.bad:
         show_bad(findings.bad, console)

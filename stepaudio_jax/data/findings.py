@@ -12,11 +12,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from stepaudio_jax.data.samples import RecordError, Sample
+from stepaudio_jax.data.samples import RecordError, Sample, printable
 from stepaudio_jax.text import Conversation
 
 AUDIBLE = 10
 """Samples kept to be listened to."""
+
+NAMES, FURTHER = 1000, "further names"
+"""So many names of what is not read are counted one by one, since each record may have its own."""
 
 QUANTILES = {"least": 0.0, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "most": 1.0}
 
@@ -40,6 +43,7 @@ class Findings:
       bad: (place, reason) of the records that cannot be used, in order.
       tokens: of each good record, with a pair's worse reply in it; seconds: of each clip.
       counts: of dialogues by what is in them, and of turns by role.
+      unread: by name, the records that have a column or a field which no part of the model reads.
       audible: a few good records chosen at random, those with sound before those without.
     """
 
@@ -50,6 +54,7 @@ class Findings:
         self.tokens: list[int] = []
         self.seconds: list[float] = []
         self.counts: Counter[str] = Counter()
+        self.unread: Counter[str] = Counter()
         self.characters: Counter[str] = Counter()
         self._chance = random.Random(0)
         self._drawn: list[tuple[bool, float, Sample]] = []
@@ -80,8 +85,11 @@ class Findings:
             "dialogues with sound": found.seconds,
             "dialogues with reasoning": any(turn.think for turn in turns),
             "dialogues of several replies": sum(turn.role == "assistant" for turn in turns) > 1,
+            "dialogues with <audio> as a word": not found.seconds and any("<audio>" in turn.text for turn in turns),
             "pairs to prefer by": found.sample.rejected,
         }
+        for name in sorted(unread_names(found.sample)):
+            self.unread[name if name in self.unread or len(self.unread) < NAMES else FURTHER] += 1
         self.counts.update(name for name, holds in kinds.items() if holds)
         self._drawn.append((not found.seconds, self._chance.random(), found.sample))
         self._drawn = sorted(self._drawn, key=lambda drawn: drawn[:2])[:AUDIBLE]
@@ -99,6 +107,7 @@ class Findings:
             "bad": len(self.bad),
             "bad_share": round(self.bad_share, 6),
             "counts": dict(self.counts),
+            "unread": dict(self.unread.most_common()),
             "hours_of_sound": round(sum(self.seconds) / 3600, 4),
             "clip_seconds": quantiles(self.seconds),
             "tokens": sum(self.tokens),
@@ -106,6 +115,16 @@ class Findings:
             "scripts": {name: round(share, 6) for name, share in self.scripts().items()},
             "bad_records": [{"where": where, "reason": reason} for where, reason in self.bad],
         }
+
+
+def unread_names(sample: Sample) -> set[str]:
+    """What a record holds beside its dialogues, which the formats keep in `extra`: its columns by name, the fields of
+    its messages as "message.NAME"."""
+    names: set[str] = set()
+    for side in (sample.conversation, sample.rejected):
+        if side is not None:
+            names |= {*side.extra, *(f"message.{name}" for turn in side.turns for name in turn.extra)}
+    return {printable(name, longest=100) for name in names}
 
 
 def common_reasons(bad: Sequence[tuple[str, str]]) -> list[tuple[str, int]]:

@@ -19,6 +19,8 @@ def check_lengths(mixture: Mixture, tokenizer_sha256: str, render_options: Mappi
     """Raises DataError for a source whose lengths were stored for another tokenizer or other options than the run's."""
     for source in mixture.sources:
         where, info = f"sources.{source.name}", source.dataset.info
+        if missing := [name for name in ("tokenizer_sha256", "rendering") if name not in info]:
+            raise DataError(f"{where}: its dataset.json has no {missing[0]}; build the data set again")
         if info["tokenizer_sha256"] != tokenizer_sha256:
             raise DataError(
                 f"{where}: expected lengths of the run's tokenizer (sha256 {tokenizer_sha256[:12]}…), found those of "

@@ -56,6 +56,7 @@ PAGE = """<!doctype html>
 <div class="tiles">{tiles}</div>
 <h2>How long</h2><div class="plots">{plots}</div>
 <h2>Letters by script</h2><div class="plots">{scripts}</div>
+{unread}
 {reasons}
 <h2>{heading}</h2>{samples}
 {bad}
@@ -81,6 +82,7 @@ def render_page(findings: Findings, files: str, tokenizer: str) -> str:
         plots=_histogram(findings.seconds, "seconds of a clip")
         + _histogram(findings.tokens, f"tokens of a record, by the tokenizer of {tokenizer}"),
         scripts=_bars(findings.scripts()),
+        unread=_unread(findings),
         reasons=_reasons(findings),
         bad=_bad(findings),
         heading=f"{len(samples)} good records, drawn at random",
@@ -142,6 +144,13 @@ def _bars(shares: dict[str, float]) -> str:
     )
     height = 20 * min(len(shares), 12) + 10
     return f'<figure><svg viewBox="0 0 500 {height}" role="img">{rows}</svg></figure>'
+
+
+def _unread(findings: Findings) -> str:
+    if not findings.unread:
+        return ""
+    rows = "".join(f"<tr><td>{number:,}<td>{escape(name)}" for name, number in findings.unread.most_common())
+    return f"<h2>Columns and fields that are kept, but not read</h2><table>{rows}</table>"
 
 
 def _reasons(findings: Findings) -> str:

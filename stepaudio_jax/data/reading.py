@@ -15,22 +15,20 @@ records begin is kept in memory; a `.json` list is kept whole.
 from __future__ import annotations
 
 import functools
-import json
-import re
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from etils import epath
 
-from stepaudio_jax.data.samples import RecordError, Sample
+from stepaudio_jax.data.json_files import MAX_JSON, JsonLines, JsonList, first_letter, from_json
+from stepaudio_jax.data.samples import RecordError, Sample, printable
+from stepaudio_jax.data.sounds import stamp
 
 Record = Mapping[str, Any] | Sample
 Placed = tuple[str, Record | RecordError]
 
 ARRAY_RECORD = (".arrayrecord", ".array_record")
 JSON = (".jsonl", ".json")
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class Source(Protocol):
@@ -65,23 +63,6 @@ def read(paths: Iterable[epath.PathLike]) -> Iterator[Placed]:
         yield from read_range(path, 0, count(path))
 
 
-def from_json(data: bytes | str, where: str) -> Placed:
-    """One JSON object, or why it is none."""
-    try:
-        record = json.loads(data)
-        if isinstance(data, bytes) and _SURROGATE.search(data):
-            json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return where, RecordError(f"{where}: not Unicode text, half of a surrogate pair stands alone in it")
-    except json.JSONDecodeError as error:
-        return where, RecordError(f"{where}: not JSON ({error.msg}, at character {error.pos})")
-    except (ValueError, RecursionError) as error:
-        return where, RecordError(f"{where}: not JSON ({error})")
-    if not isinstance(record, dict):
-        return where, RecordError(f"{where}: expected a JSON object, found {type(record).__name__}")
-    return where, record
-
-
 def _source(path: epath.PathLike) -> Source:
     path = epath.Path(path)
     try:
@@ -89,10 +70,9 @@ def _source(path: epath.PathLike) -> Source:
     except ImportError as error:  # what epath needs for gs://
         raise ValueError(f"{path}: {error}") from None
     if path.suffix in (*JSON, ".parquet", *ARRAY_RECORD) and is_there and not path.is_dir():
-        stat = path.stat()
-        return _open(str(path), stat.length, stat.mtime)
+        return _open(str(path), tuple(stamp(path) or ()))
     if (path / "dataset.json").exists():
-        return _open(str(path), 0, (path / "dataset.json").stat().mtime)
+        return _open(str(path), tuple(stamp(path / "dataset.json") or ()))
     for folder, split in ((path, None), (path.parent, path.name)):
         if (folder / "features.json").exists():
             from stepaudio_jax.data.tfds_folder import TfdsFolder
@@ -105,8 +85,8 @@ def _source(path: epath.PathLike) -> Source:
 
 
 @functools.lru_cache(maxsize=16)
-def _open(path: str, size: int, mtime: float) -> Source:
-    """Opened once for all pieces that are read of it; `size` and `mtime` tell a file that has changed."""
+def _open(path: str, stamped: tuple[int, ...]) -> Source:
+    """Opened once for all pieces that are read of it; the stamp tells a file that has changed."""
     suffix = epath.Path(path).suffix
     if suffix == ".parquet":
         return _Parquet(path)
@@ -114,71 +94,7 @@ def _open(path: str, size: int, mtime: float) -> Source:
         return _ArrayRecord(path)
     if suffix not in JSON:
         return _Stored(path)
-    with epath.Path(path).open("rb") as stream:
-        first = next((line for line in stream if line.strip()), b"")
-    return _List(path) if first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[") else _Lines(path)
-
-
-class _Lines:
-    """One JSON object a line; blank lines are none."""
-
-    def __init__(self, path: str):
-        self._path = path
-        self._starts, self._numbers = array("q"), array("q")
-        at = 0
-        with epath.Path(path).open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    self._starts.append(at)
-                    self._numbers.append(number)
-                at += len(line)
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def read(self, start: int, stop: int) -> Iterator[Placed]:
-        with epath.Path(self._path).open("rb") as stream:
-            for i in range(start, stop):
-                stream.seek(self._starts[i])
-                yield from_json(stream.readline(), f"{self._path}:{self._numbers[i]}")
-
-
-class _List:
-    """One JSON list of objects. Where it stops being that, the rest of the file is one bad record."""
-
-    def __init__(self, path: str):
-        self._path = path
-        self._text = epath.Path(path).read_bytes().decode("utf-8-sig", errors="surrogateescape")
-        self._items = list(_items(self._text))
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def read(self, start: int, stop: int) -> Iterator[Placed]:
-        for first, end, line in self._items[start:stop]:
-            data = self._text[first:end].encode("utf-8", errors="surrogateescape")
-            where, record = from_json(data, f"{self._path}:{line}")
-            if isinstance(record, RecordError) and end == len(self._text):
-                record = RecordError(f"{record}; the list is broken off here, nothing behind it is read")
-            yield where, record
-
-
-def _items(text: str) -> Iterator[tuple[int, int, int]]:
-    """(first character, the one after the last, line) of each item of a JSON list, and of what breaks it off."""
-    decoder, space = json.JSONDecoder(), re.compile(r"[\s,]*")
-    at, seen, line = text.index("[") + 1, 0, 1
-    while True:
-        first = space.match(text, at).end()  # pyright: ignore[reportOptionalMemberAccess]
-        line += text.count("\n", seen, first)
-        seen = first
-        if text[first : first + 1] == "]" and not text[first + 1 :].strip():
-            return
-        try:
-            at = decoder.raw_decode(text, first)[1]
-        except (ValueError, RecursionError):
-            yield first, len(text), line
-            return
-        yield first, at, line
+    return JsonList(path) if first_letter(path) == b"[" else JsonLines(path)
 
 
 class _Parquet:
@@ -189,12 +105,12 @@ class _Parquet:
             import pyarrow.parquet
         except ImportError:
             raise ValueError(f'{path}: reading parquet needs pyarrow: pip install "stepaudio-jax[data]"') from None
-        self._path, self._parquet = path, pyarrow.parquet
+        self._path, self._parquet, self._arrow_error = path, pyarrow.parquet, pyarrow.ArrowException
         with epath.Path(path).open("rb") as stream:
             try:
                 meta = pyarrow.parquet.ParquetFile(stream).metadata
-            except (ValueError, OSError) as error:
-                raise ValueError(f"{path}: not a parquet file ({error})") from None
+            except (ValueError, OSError, self._arrow_error) as error:
+                raise ValueError(f"{path}: not a parquet file ({printable(str(error))})") from None
             self._sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
 
     def __len__(self) -> int:
@@ -211,17 +127,25 @@ class _Parquet:
 
     def _rows(self, file: Any, group: int, at: int, wanted: range) -> Iterator[Placed]:
         """The wanted rows of one group, whose first row has the number `at`."""
+        meta = file.metadata.row_group(group)
+        size = max(1, min(64, MAX_JSON * meta.num_rows // max(1, meta.total_byte_size)))
         try:
-            for batch in file.iter_batches(batch_size=64, row_groups=[group]):
+            for batch in file.iter_batches(batch_size=size, row_groups=[group]):
                 for i in range(max(wanted.start, at), min(wanted.stop, at + len(batch))):
-                    yield f"{self._path}:{i + 1}", batch.slice(i - at, 1).to_pylist()[0]
+                    yield self._row(batch.slice(i - at, 1), f"{self._path}:{i + 1}")
                 at += len(batch)
                 if at >= wanted.stop:
                     return
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, self._arrow_error) as error:
             for i in range(max(wanted.start, at), wanted.stop):
                 where = f"{self._path}:{i + 1}"
                 yield where, RecordError(f"{where}: the row group cannot be read ({error})")
+
+    def _row(self, row: Any, where: str) -> Placed:
+        try:
+            return where, row.to_pylist()[0]
+        except (ValueError, OverflowError, self._arrow_error) as error:  # text that is none, a date in the year 10,000
+            return where, RecordError(f"{where}: a value cannot be read ({error})")
 
 
 class _ArrayRecord:
@@ -229,20 +153,27 @@ class _ArrayRecord:
 
     def __init__(self, path: str):
         self._path = path
-        reader = self._reader()
-        self._size = reader.num_records()
-        reader.close()
+        try:
+            reader = self._reader()
+            self._size = reader.num_records()
+            reader.close()
+        except RuntimeError as error:  # of the library, for any damage
+            raise ValueError(f"{path}: not a whole ArrayRecord file ({printable(str(error))})") from None
 
     def __len__(self) -> int:
         return self._size
 
     def read(self, start: int, stop: int) -> Iterator[Placed]:
         reader = self._reader()
-        try:
-            for i in range(start, stop):
-                yield self._record(reader.read([i])[0], f"{self._path}:{i + 1}")
-        finally:
-            reader.close()
+        for i in range(start, stop):
+            where = f"{self._path}:{i + 1}"
+            try:
+                data = reader.read([i])[0]
+            except (RuntimeError, IndexError) as error:  # IndexError after an earlier failure
+                reader = self._reader()
+                yield where, RecordError(f"{where}: the file is damaged here ({error})")
+            else:
+                yield self._record(data, where)
 
     def _reader(self) -> Any:
         from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]

@@ -12,8 +12,8 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import soundfile
@@ -37,6 +37,52 @@ def stamp(path: epath.Path) -> list[int] | None:
     except (OSError, ValueError):
         return None
     return [found.st_size, found.st_mtime_ns]
+
+
+MAX_CLIPS, MAX_RECORD_SECONDS = 2000, 4 * 3600
+"""Of one record, where a pair names those of its prompt twice. A clip may be named in a few bytes, and last for hours.
+Four hours are 0.9 GB of samples, and more than 65,536 positions hold at 80 ms each, 1.5 hours."""
+
+
+class Clips(Protocol):
+    """What readers of records load clips from: as `Sounds` does."""
+
+    def load(self, reference: Any, what: str) -> Audio: ...
+
+    def load_base64(self, text: str, what: str) -> Audio: ...
+
+
+class RecordSounds:
+    """The clips of one record, within the bounds of one. What is named several times, as the prompt of a pair is, is
+    loaded once, and its samples are shared."""
+
+    def __init__(self, sounds: Clips):
+        self._sounds = sounds
+        self._clips: dict[str | int, Audio] = {}
+        self._named, self._seconds = 0, 0.0
+
+    def load(self, reference: Any, what: str) -> Audio:
+        """As `Sounds.load`. Raises AudioError also for more clips, or more sound, than a record may have."""
+        return self._take(reference, lambda: self._sounds.load(reference, what), what)
+
+    def load_base64(self, text: str, what: str) -> Audio:
+        """As `Sounds.load_base64`, within the same bounds."""
+        return self._take(text, lambda: self._sounds.load_base64(text, what), what)
+
+    def _take(self, reference: Any, load: Callable[[], Audio], what: str) -> Audio:
+        self._named += 1
+        if self._named > MAX_CLIPS:
+            raise AudioError(f"{what}: more than the {MAX_CLIPS:,} clips that a record may have (MAX_CLIPS)")
+        key = reference if isinstance(reference, str) else id(reference)  # the record lives as long as this
+        if key not in self._clips:
+            clip = self._clips[key] = load()
+            self._seconds += clip.seconds
+            if self._seconds > MAX_RECORD_SECONDS:
+                raise AudioError(
+                    f"{what}: more than the {MAX_RECORD_SECONDS:,} s of sound that a record may have "
+                    "(MAX_RECORD_SECONDS); split the dialogue"
+                )
+        return self._clips[key]
 
 
 class Sounds:
@@ -106,7 +152,7 @@ class Sounds:
     def _find(self, name: str, what: str) -> Audio:
         """A file under a root; several roots may have it, the first is taken."""
         shown = f'{what}: "{name[:200]}"'
-        if _SCHEME.match(name) and not name.startswith("gs://"):
+        if "://" in name.removeprefix("gs://"):
             raise AudioError(f"{shown} is a URL; nothing is fetched: download it, and name its folder as a root")
         if ".." in name.split("/") or "\0" in name:
             raise AudioError(f"{shown} leads out of its folder; expected a path below a root")
@@ -148,6 +194,17 @@ class Sounds:
             for name, first, size in _list_members(shard):
                 members.setdefault(name, (shard, first, size))
         return members
+
+
+def unread_of(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an object that names a clip which `Sounds.load` does not look at."""
+    if isinstance(reference.get("bytes"), bytes):
+        used = ("bytes", "path")
+    elif reference.get("array") is not None:
+        used = ("array", "sampling_rate", "path")
+    else:
+        used = ("path",)
+    return {name: value for name, value in reference.items() if name not in used and value is not None}
 
 
 def _expand(root: epath.Path) -> list[epath.Path]:
@@ -199,19 +256,36 @@ def _member(shard: epath.Path, first: int, size: int) -> bytes:
         return stream.read(size)
 
 
+MAX_CHANNELS, LEAST_SAMPLES_A_CHANNEL = 8, 100
+"""Of a two-dimensional array: sound has at most 7.1, eight channels, and many more samples than channels."""
+
+
 def _wav(array: Any, rate: Any, what: str) -> bytes:
-    """A wav of float32 from an array [samples] or [samples, channels], so that it takes the way of every file."""
+    """A wav of float32 from an array [samples], [samples, channels] or [channels, samples], its first channel, so that
+    it takes the way of every file."""
     samples = np.asarray(array)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf" or not samples.size:
         raise AudioError(
-            f"{what}: expected numbers of shape [samples] or [samples, channels], found {samples.dtype} "
-            f"{list(samples.shape)}"
+            f"{what}: expected numbers of shape [samples], [samples, channels] or [channels, samples], found "
+            f"{samples.dtype} {list(samples.shape)}"
         )
     if not isinstance(rate, int | float | np.number) or not 1 <= rate < 2**31:
         raise AudioError(f"{what}: expected a sampling_rate in Hz beside the array, found {rate!r}")
     if samples.dtype.kind != "f":
         samples = samples / (1 << (15 if np.abs(samples).max() <= 1 << 15 else 31))
     wav = io.BytesIO()
-    first = samples[:, 0] if samples.ndim == 2 else samples
-    soundfile.write(wav, first.astype(np.float32), int(rate), format="WAV", subtype="FLOAT")
+    if samples.ndim == 2:
+        samples = samples[0] if _channel_axis(samples.shape, what) == 0 else samples[:, 0]
+    soundfile.write(wav, samples.astype(np.float32), int(rate), format="WAV", subtype="FLOAT")
     return wav.getvalue()
+
+
+def _channel_axis(shape: tuple[int, ...], what: str) -> int:
+    """Which axis of a two-dimensional array is the channels: Hugging Face writes them first, soundfile last."""
+    for axis in (0, 1):
+        if shape[axis] <= MAX_CHANNELS and shape[axis] * LEAST_SAMPLES_A_CHANNEL <= shape[1 - axis]:
+            return axis
+    raise AudioError(
+        f"{what}: which axis of an array of shape {list(shape)} is the channels? Expected one of at most "
+        f"{MAX_CHANNELS}, at least {LEAST_SAMPLES_A_CHANNEL} times shorter than the other; or write one channel"
+    )

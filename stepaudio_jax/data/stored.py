@@ -25,7 +25,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from stepaudio_jax.data.records import decode_mels, decode_sample, encode_sample
-from stepaudio_jax.data.samples import RecordError, Sample
+from stepaudio_jax.data.samples import RecordError, Sample, printable
 from stepaudio_jax.data.tfds_folder import values_of
 
 __all__ = ["DatasetError", "RecordWriter", "StoredDataset", "decode_sample", "encode_sample", "read_info"]
@@ -150,7 +150,12 @@ class StoredDataset:
             data = self._records[index]
         except RuntimeError as error:  # with a checksum of its own, so what is read is what was written
             raise RecordError(f"{self.folder}:{index}: {error}") from None
-        return values_of(data)[WRAPPED][0] if self._wrapped else data
+        if not self._wrapped:
+            return data
+        try:
+            return values_of(data)[WRAPPED][0]
+        except (ValueError, KeyError, IndexError) as error:
+            raise RecordError(f"{self.folder}:{index}: not a record in a tf.train.Example ({error!r})") from None
 
     def __getitem__(self, index: int) -> Sample:
         return decode_sample(self.read(index), f"{self.folder}:{index}")
@@ -163,8 +168,8 @@ class StoredDataset:
         path = self.folder / f"{name}.npy"
         try:
             column = np.load(io.BytesIO(path.read_bytes()))
-        except (OSError, ValueError, EOFError) as error:
-            raise DatasetError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        except Exception as error:  # numpy raises many kinds of it, as its header is parsed as Python is
+            raise DatasetError(f"{path}: cannot be read ({printable(str(error))})") from None
         if column.dtype != dtype or column.shape != (self._length,):
             raise DatasetError(
                 f"{path}: expected {np.dtype(dtype)} [{self._length}], found {column.dtype} {list(column.shape)}"
@@ -183,5 +188,27 @@ def read_info(folder: epath.Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         raise DatasetError(f"{path}: cannot be read ({error})") from None
     if version != VERSION:
-        raise DatasetError(f"{path}: version: expected {VERSION}, found {version}; build the set again")
+        raise DatasetError(f"{path}: version: expected {VERSION}, found {printable(str(version))}; build the set again")
+    _check_info(info, str(path))
     return info
+
+
+def _check_info(info: dict[str, Any], path: str) -> None:
+    """Raises DatasetError: a field that is read by others is missing, or of another type."""
+
+    def check(holder: Any, name: str, kind: type, where: str = "") -> Any:
+        if not isinstance(holder, dict) or type(holder.get(name)) is not kind:
+            raise DatasetError(f"{path}: {where}{name}: expected {kind.__name__}; build the data set again")
+        return holder[name]
+
+    check(info, "records", int)
+    for name, kind in {"tokenizer_sha256": str, "rendering": dict, "build": dict}.items():
+        if name in info:
+            check(info, name, kind)
+    for i, shard in enumerate(check(info, "shards", list)):
+        where = f"shards[{i}]."
+        parts = check(shard, "name", str, where).split("/")
+        if "" in parts or ".." in parts or "\0" in shard["name"]:
+            raise DatasetError(f"{path}: {where}name: expected a file below the folder")
+        if check(shard, "records", int, where) < 0:
+            raise DatasetError(f"{path}: {where}records: expected a number, found {shard['records']}")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from stepaudio_jax.data.samples import RecordError
+from stepaudio_jax.data.samples import RecordError, printable
 
 
 class TfdsFolder:
@@ -29,16 +29,17 @@ class TfdsFolder:
             info = json.loads((folder / "dataset_info.json").read_text())
             self._feature = json.loads((folder / "features.json").read_text())
             splits = [str(entry["name"]) for entry in info["splits"]]
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder}: not a folder prepared by TFDS ({error!r})") from None
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{folder}: not a folder prepared by TFDS ({printable(repr(error))})") from None
         if split is None and len(splits) == 1:
             split = splits[0]
         if split not in splits:
             expected = " or ".join(f"{folder}/{name}" for name in splits)
-            raise ValueError(f"{folder}: which split? expected {expected}, found {split or 'none named'}")
+            raise ValueError(printable(f"{folder}: which split? expected {expected}, found {split or 'none named'}"))
         self._shards = sorted(folder.glob(f"*-{split}.array_record-*"))
         if not self._shards:
-            raise ValueError(f"{folder}: no *-{split}.array_record-* in it; prepare it with file_format=array_record")
+            expected = printable(f"*-{split}.array_record-*")
+            raise ValueError(f"{folder}: no {expected} in it; prepare it with file_format=array_record")
         self._name = f"{folder}/{split}"
 
     def __len__(self) -> int:
@@ -50,14 +51,19 @@ class TfdsFolder:
             where = f"{self._name}:{i + 1}"
             try:
                 yield where, parse_example(self._records[i], self._feature)
-            except (ValueError, KeyError, IndexError, TypeError) as error:
+            except RuntimeError as error:  # of the library, for a damaged shard; and nesting without end
+                yield where, RecordError(f"{where}: cannot be read ({error})")
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
                 yield where, RecordError(f"{where}: not what features.json says ({error!r})")
 
     @functools.cached_property
     def _records(self) -> Any:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        return ArrayRecordDataSource([str(shard) for shard in self._shards])
+        try:
+            return ArrayRecordDataSource([str(shard) for shard in self._shards])
+        except RuntimeError as error:
+            raise ValueError(f"{self._name}: a shard is damaged ({printable(str(error))})") from None
 
 
 def parse_example(data: bytes, feature: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from stepaudio_jax.text.conversation import (
     system,
     with_placeholders,
 )
-from stepaudio_jax.text.parse import Reply, ThinkParser, parse_reply
+from stepaudio_jax.text.parse import Reply, ThinkParser, has_tag, parse_reply, split_reply
 from stepaudio_jax.text.prompt import Rendered, render
 from stepaudio_jax.text.tokenizer import TextStream, Tokenizer, TokenizerError
 
@@ -26,9 +26,11 @@ __all__ = [
     "TokenizerError",
     "Turn",
     "assistant",
+    "has_tag",
     "human",
     "parse_reply",
     "render",
+    "split_reply",
     "system",
     "with_placeholders",
 ]

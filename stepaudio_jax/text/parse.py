@@ -1,7 +1,8 @@
 """Splits what the model wrote into its thinking and its answer.
 
 `<think>` and `</think>` are ordinary text to the tokenizer, so text is parsed, never ids. One streaming parser
-serves streamed and whole text alike; it forgives a missing, repeated or stray tag.
+serves streamed and whole text alike; it forgives a missing, repeated or stray tag. What a model is trained on is not
+forgiven: `split_reply` takes one think block, at the head, and nothing else.
 """
 
 from __future__ import annotations
@@ -80,6 +81,35 @@ def parse_reply(text: str, *, opened: bool = True) -> Reply:
     pieces = parser.feed(text) + parser.flush()
     think, answer = ("".join(t for part, t in pieces if part == name).strip() for name in ("think", "answer"))
     return Reply(think, answer, complete=not parser.thinking)
+
+
+def has_tag(text: str) -> bool:
+    """Whether a tag of a think block stands in the text."""
+    return _TAG.search(text) is not None
+
+
+def split_reply(text: str) -> tuple[str, str]:
+    """(reasoning, answer) of a reply to be trained on, both stripped. Its think block stands at the head; the opening
+    tag may be missing, where a prompt template would have written it. Text without tags is all answer, as it is.
+
+    Raises:
+      ValueError: a block that is not closed, a second one, or one after the answer has begun.
+    """
+    think, close, answer = text.partition(CLOSE)
+    before, opened, inside = think.partition(OPEN)
+    if not opened and not close:
+        return "", text
+    if opened and before.strip():
+        raise ValueError(f"expected {OPEN} at the head of a reply, found it after the answer has begun")
+    if not close:
+        raise ValueError(f"{OPEN} is opened and never closed")
+    for tag in (OPEN, CLOSE):
+        if tag in answer:
+            raise ValueError(f"expected one think block at the head of a reply, found another {tag} behind it")
+    think = inside if opened else think
+    if OPEN in think:
+        raise ValueError(f"expected one think block at the head of a reply, found another {OPEN} in it")
+    return think.strip(), answer.strip()
 
 
 def _partial_tag(text: str) -> int:

@@ -86,6 +86,7 @@ FAULTS = {  # what is wrong: (the record, made for a format by its name; what th
 BROKEN_LINES = {  # lines that are no record in any format
     '{"messages": [': "not JSON",
     "[1, 2]": "expected a JSON object, found list",
+    '{"messages": [], "x": {"a": 1, "a": 2}}': 'the key "a" stands twice in one object',
     '{"messages": "\\ud800"}': "half of a surrogate pair",
 }
 

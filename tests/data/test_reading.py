@@ -104,6 +104,8 @@ def test_a_file_that_grew_is_read_anew(tmp_path):
     assert count(path) == 1
     records.write_lines(path, [{}, {}])
     assert count(path) == 2
+    records.write_lines(path, ["", "{}  "])  # as many bytes, in the same second
+    assert count(path) == 1
 
 
 def test_rows_of_a_broken_group_keep_their_numbers(tmp_path):

@@ -72,7 +72,8 @@ def test_nothing_outside_of_the_roots(folder):
             inside.load(name, "x")
 
 
-@pytest.mark.parametrize("name", ["http://x.org/a.wav", "HTTPS://x.org/a.wav", "file:///etc/hostname", "s3://b/a.wav"])
+@pytest.mark.parametrize("name", ["http://x.org/a.wav", "HTTPS://x.org/a.wav", "file:///etc/hostname", "s3://b/a.wav",
+                                  "/etc/x://a.wav", "a b://c", "gs://b/http://x.org/a.wav"])  # fmt: skip
 def test_nothing_is_fetched(folder, name):
     with pytest.raises(AudioError, match=r'^audio: ".*" is a URL; nothing is fetched'):
         Sounds([folder]).load(name, "audio")
@@ -157,6 +158,22 @@ def test_arrays(scale, kind):
         assert np.array_equal(clip.samples, tone())
     half = Sounds(()).load({"array": array, "sampling_rate": 8000.0}, "x")
     assert len(half.samples) == 16000
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_the_channels_of_an_array_stand_first_or_last(channels):
+    """The first channel, whichever axis they are; at least 100 times as many samples as channels."""
+    samples = tone()[: 100 * channels] if channels > 3 else tone()
+    first = np.stack([samples, *np.zeros((channels - 1, len(samples)), np.float32)])
+    for array in (first, first.T, first.tolist(), first.T.tolist()):
+        clip = Sounds(()).load({"array": array, "sampling_rate": 16000}, "x")
+        assert np.array_equal(clip.samples, samples)
+
+
+@pytest.mark.parametrize("shape", [(2, 199), (199, 2), (9, 8000), (8000, 9), (1, 99), (8, 8), (8, 799), (400, 300)])
+def test_an_array_whose_channels_cannot_be_told_is_refused(shape):
+    with pytest.raises(AudioError, match=rf"^x: which axis of an array of shape \[{shape[0]}, {shape[1]}\] is"):
+        Sounds(()).load({"array": np.zeros(shape, np.float32), "sampling_rate": 16000}, "x")
 
 
 @pytest.mark.parametrize("reference, reason", [

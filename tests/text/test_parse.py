@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepaudio_jax.text import Reply, ThinkParser, parse_reply
+from stepaudio_jax.text import Reply, ThinkParser, parse_reply, split_reply
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,36 @@ def test_text_is_given_as_soon_as_it_cannot_be_a_tag():
     assert parser.feed("hear <") == [("think", "hear ")]
     assert parser.feed("b") == [("think", "<b")]
     assert parser.feed("</think>yes") == [("answer", "yes")]
+
+
+@pytest.mark.parametrize(
+    ("text", "split"),
+    [
+        ("<think>\na\n\nb\n</think>\n\nc ", ("a\n\nb", "c")),
+        (" <think>a</think>", ("a", "")),
+        ("a</think>b", ("a", "b")),
+        ("<think></think>b", ("", "b")),
+        (" b < c ", ("", " b < c ")),
+    ],
+)
+def test_one_think_block_at_the_head_is_split_off(text, split):
+    assert split_reply(text) == split
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<think>a", "<think> is opened and never closed"),
+        ("<think>x</think>A<think>y</think>B", "another <think> behind it"),
+        ("<think>x</think><think>y</think>B", "another <think> behind it"),
+        ("<think>x</think>A<think>", "another <think> behind it"),
+        ("<think>x</think>A</think>", "another </think> behind it"),
+        ("x</think>A</think>B", "another </think> behind it"),
+        ("Sure. <think>x</think>A", "after the answer has begun"),
+        ("Sure. <think>x", "after the answer has begun"),
+        ("<think>a<think>b</think>c", "another <think> in it"),
+    ],
+)
+def test_any_other_tag_is_refused(text, reason):
+    with pytest.raises(ValueError, match=reason):
+        split_reply(text)

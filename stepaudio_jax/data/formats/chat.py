@@ -11,8 +11,9 @@ replies of which one is preferred, each a list of messages:
     {"prompt": […], "chosen": […], "rejected": […]}
     {"chosen": […], "rejected": […]}                          each with the prompt at its head
 
-Other columns are kept in `extra`. (huggingface.co/docs: transformers, chat templates; trl, dataset formats.
-platform.openai.com/docs: chat completions.)
+or each of them as text. LLaMA-Factory has the prompt in `messages`, and one message as a reply. Other columns are kept
+in `extra`. (huggingface.co/docs: transformers, chat templates; trl, dataset formats. platform.openai.com/docs: chat
+completions.)
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stepaudio_jax.data.formats import messages
-from stepaudio_jax.data.formats.fields import objects
-from stepaudio_jax.data.sounds import Sounds
+from stepaudio_jax.data.formats.fields import DialogueError, objects
+from stepaudio_jax.data.formats.messages import Names
+from stepaudio_jax.data.sounds import Clips
 from stepaudio_jax.text import Conversation
-
-COLUMNS = ("messages", "audios", "prompt", "completion", "chosen", "rejected")
 
 
 def has_parts(value: Any) -> bool:
@@ -33,21 +33,39 @@ def has_parts(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(m, Mapping) and isinstance(m.get("content"), list) for m in value)
 
 
-def read(record: Mapping[str, Any], sounds: Sounds) -> tuple[Conversation, Conversation | None]:
+def read(record: Mapping[str, Any], sounds: Clips) -> tuple[Conversation, Conversation | None]:
     """(dialogue, the same with the worse reply or None). Raises DialogueError or AudioError."""
     if record.get("chosen") is None and record.get("completion") is None:
-        return messages.dialogue(record, sounds, COLUMNS), None
+        return messages.dialogue(record, sounds, ()), None
     if record.get("chosen") is None:
-        return _answered(record, sounds, "completion"), None
-    chosen, rejected = _answered(record, sounds, "chosen"), _answered(record, sounds, "rejected")
+        if record.get("label") is False:
+            raise DialogueError("label: expected a completion to be learned from, or a pair, found a bad one")
+        return _answered(record, sounds, "completion", {"completion"}), None
+    chosen, rejected = (_answered(record, sounds, column, {"chosen", "rejected"}) for column in ("chosen", "rejected"))
     messages.check_different(chosen, rejected, "rejected")
     return chosen, rejected
 
 
-def _answered(record: Mapping[str, Any], sounds: Sounds, column: str) -> Conversation:
-    """A column of messages behind the prompt; where that is not a list, they begin with it."""
-    if not isinstance(record.get("prompt"), list):
-        return messages.dialogue(record, sounds, COLUMNS, column=column)
-    prompt = messages.dialogue(record, sounds, COLUMNS, column="prompt")
-    reply = messages.turns(objects(record, column), [], sounds, column)
-    return Conversation((*prompt.turns, *reply), prompt.tools, prompt.extra)
+def _answered(record: Mapping[str, Any], sounds: Clips, column: str, used: set[str]) -> Conversation:
+    """A column of messages, or one, or text, behind the prompt; messages of a whole dialogue begin with it."""
+    reply, asked = record.get(column), "prompt"
+    if isinstance(reply, str | Mapping):
+        reply = [{"role": "assistant", "content": reply} if isinstance(reply, str) else reply]
+    first = reply[0] if isinstance(reply, list) and reply else None
+    is_whole = isinstance(first, Mapping) and first.get("role") != "assistant"
+    prompt = record.get(asked)
+    if isinstance(prompt, str) and not is_whole:
+        prompt = [{"role": "user", "content": prompt}]
+    elif prompt is None and not is_whole and record.get("messages") is not None:  # LLaMA-Factory
+        asked, prompt = "messages", record["messages"]
+    if prompt is None and isinstance(record.get(column), str):
+        raise DialogueError(f"{column}: expected a column prompt beside a reply of text, or messages")
+    record = {**record, column: reply, asked: prompt}
+    if prompt is None or isinstance(prompt, str):
+        if any(isinstance(m, Mapping) and m.get("content") == prompt for m in objects(record, column)):
+            used = {*used, asked}  # it is in the dialogue too
+        return messages.dialogue(record, sounds, used, Names(column))
+    before = messages.dialogue(record, sounds, used, Names(asked))
+    literal = not messages.has_sound(record)
+    answer = messages.turns(objects(record, column), [], sounds, Names(column), literal=literal)
+    return Conversation((*before.turns, *answer), before.tools, before.extra)

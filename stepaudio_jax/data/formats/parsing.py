@@ -8,22 +8,19 @@ from typing import Any
 from stepaudio_jax.data.formats import chat, sharegpt, swift, verl
 from stepaudio_jax.data.formats.fields import DialogueError
 from stepaudio_jax.data.reading import Record
-from stepaudio_jax.data.samples import RecordError, Sample
-from stepaudio_jax.data.sounds import Sounds
+from stepaudio_jax.data.samples import RecordError, Sample, check_size, printable
+from stepaudio_jax.data.sounds import Clips, RecordSounds
 from stepaudio_jax.text import Conversation
 
 Dialogues = tuple[Conversation, Conversation | None]
 
-FORMATS: dict[str, Callable[[Mapping[str, Any], Sounds], Dialogues]] = {
+FORMATS: dict[str, Callable[[Mapping[str, Any], Clips], Dialogues]] = {
     "swift": swift.read,
     "sharegpt": sharegpt.read,
     "chat": chat.read,
     "verl": verl.read,
 }
 """By name: a record to its dialogue, and where there is one the same ending in a worse reply."""
-
-LONGEST_REASON = 400
-
 
 def detect(record: Mapping[str, Any]) -> str:
     """The format a record's columns speak of.
@@ -32,22 +29,26 @@ def detect(record: Mapping[str, Any]) -> str:
       DialogueError: none of them.
     """
     has = {name for name, value in record.items() if value is not None}
-    if "prompt" in has and has & {"reward_model", "data_source"}:
+    if "prompt" in has and has & {"reward_model", "data_source"} and not has & {"chosen", "completion"}:
         return "verl"
     if "conversations" in has:
         return "sharegpt"
     if has & {"chosen", "completion"}:
         return "chat"
     if "messages" in has:
-        return "chat" if chat.has_parts(record["messages"]) else "swift"
+        pair = has & {"rejected_response", "rejected_messages"}
+        return "chat" if chat.has_parts(record["messages"]) and not pair else "swift"
+    if "query" in has:
+        return "swift"
     raise DialogueError(
-        f"no known format; expected the column messages (swift, chat), conversations (sharegpt), chosen or completion "
-        f"(chat), or prompt with reward_model (verl), found {', '.join(sorted(map(str, has))) or 'nothing'}"
+        "no known format; expected the column messages (swift, chat), query (swift), conversations (sharegpt), chosen "
+        "or completion (chat), or prompt with reward_model (verl), found "
+        f"{', '.join(sorted(map(str, has))) or 'nothing'}"
     )
 
 
 def parse(
-    record: Record, sounds: Sounds, where: str, *, format: str | None = None, prompts: bool = False
+    record: Record, sounds: Clips, where: str, *, format: str | None = None, prompts: bool = False
 ) -> Sample:
     """A record to a Sample, its sounds loaded; a Sample stays what it is.
 
@@ -63,17 +64,13 @@ def parse(
         sample = record
     else:
         try:
-            conversation, rejected = FORMATS[format or detect(record)](record, sounds)
+            conversation, rejected = FORMATS[format or detect(record)](record, RecordSounds(sounds))
         except ValueError as error:  # DialogueError, AudioError, and what the text classes refuse
-            raise RecordError(f"{where}: {_shown(str(error))}") from None
+            raise RecordError(f"{where}: {printable(str(error))}") from None
+        except RecursionError:
+            raise RecordError(f"{where}: lists and objects nested too deeply to be read") from None
         sample = Sample(conversation, rejected, where)
+    check_size(sample, where)
     if not prompts and not any(turn.role == "assistant" for turn in sample.conversation.turns):
         raise RecordError(f"{where}: no assistant turn, nothing to train on; expected a reply (or prompts for RL)")
     return sample
-
-
-def _shown(reason: str) -> str:
-    """One line that is safe on a terminal: what a record says of itself may be long, or control it."""
-    line = " ".join(reason.split())
-    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
-    return line if len(line) <= LONGEST_REASON else line[:LONGEST_REASON] + "…"

@@ -14,12 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from stepaudio_jax.data.formats import messages
-from stepaudio_jax.data.sounds import Sounds
+from stepaudio_jax.data.formats.messages import Names
+from stepaudio_jax.data.sounds import Clips
 from stepaudio_jax.text import Conversation
 
-COLUMNS = ("prompt", "audios")
 
-
-def read(record: Mapping[str, Any], sounds: Sounds) -> tuple[Conversation, Conversation | None]:
+def read(record: Mapping[str, Any], sounds: Clips) -> tuple[Conversation, Conversation | None]:
     """(dialogue, None). Raises DialogueError or AudioError."""
-    return messages.dialogue(record, sounds, COLUMNS, column="prompt"), None
+    return messages.dialogue(record, sounds, (), Names("prompt")), None
