@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -82,7 +82,7 @@ def decode(
             raise AssertionError("check_end raises where there is no header")
         rate, channels = header
 
-        def blocks(output: BinaryIO) -> Iterator[np.ndarray]:
+        def blocks(output: IO[Any]) -> Iterator[np.ndarray]:
             width = 4 * channels
             while data := output.read(max(1, BLOCK // channels) * width):
                 yield np.frombuffer(data[: len(data) // width * width], "<f4").reshape(-1, channels)
@@ -91,7 +91,7 @@ def decode(
         yield rate, blocks(process.stdout)
 
 
-def _read_header(stream: BinaryIO) -> tuple[int, int] | None:
+def _read_header(stream: IO[Any]) -> tuple[int, int] | None:
     """Rate and channels of a wav that comes through a pipe, read up to its samples; None for what is none."""
     if stream.read(12)[8:] != b"WAVE":
         return None

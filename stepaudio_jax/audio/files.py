@@ -10,7 +10,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 BLOCK = 1 << 20
 IN_MEMORY = 256 << 20
@@ -18,7 +18,7 @@ IN_MEMORY = 256 << 20
 
 
 @contextlib.contextmanager
-def as_file(stream: BinaryIO, size: int) -> Iterator[BinaryIO]:
+def as_file(stream: IO[Any], size: int) -> Iterator[BinaryIO]:
     """A file of this machine with the bytes of a stream: the stream's own, where it has one. Read without a buffer, so
     that others may use its descriptor too."""
     try:
@@ -34,7 +34,7 @@ def as_file(stream: BinaryIO, size: int) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def unnamed(stream: BinaryIO, pieces: Sequence[bytes | range]) -> Iterator[BinaryIO]:
+def unnamed(stream: IO[Any], pieces: Sequence[bytes | range]) -> Iterator[BinaryIO]:
     """A file of these pieces: bytes, or ranges of the bytes of a stream."""
     size = sum(map(len, pieces))
     with _in_memory() if size <= IN_MEMORY and hasattr(os, "memfd_create") else _on_disk() as file:
@@ -54,7 +54,7 @@ def _on_disk() -> BinaryIO:
     return tempfile.TemporaryFile(buffering=0)  # pyright: ignore[reportReturnType]
 
 
-def blocks(stream: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
+def blocks(stream: IO[Any], start: int, stop: int) -> Iterator[bytes]:
     """The bytes of a stream from `start` to `stop` or its end."""
     while start < stop:
         stream.seek(start)

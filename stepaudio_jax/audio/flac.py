@@ -115,7 +115,7 @@ class Checksum:
         """`block`: int32 [samples, channels], as libsndfile gives it: in the upper bits."""
         width = self._info.bits // 8
         octets = np.ascontiguousarray(block, "<i4").view(np.uint8).reshape(-1, 4)
-        self._md5.update(np.ascontiguousarray(octets[:, 4 - width :]))
+        self._md5.update(np.ascontiguousarray(octets[:, 4 - width :]).data)
 
     def check(self) -> None:
         """Raises DamagedError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -131,7 +131,7 @@ class _Incomplete(Exception):
     """libsndfile does not read all that there is; the message says how much."""
 
 
-def _load(stream: BinaryIO, size: int, name: str, max_seconds: float | None) -> np.ndarray:
+def _load(stream: IO[Any], size: int, name: str, max_seconds: float | None) -> np.ndarray:
     """Reads an open file of `size` bytes."""
     with as_file(stream, size) as file:
         try:
@@ -179,7 +179,8 @@ def _opened(file: BinaryIO, link: _Link) -> Iterator[soundfile.SoundFile]:
     with contextlib.ExitStack() as stack:
         source = file if link.pieces is None else stack.enter_context(unnamed(file, link.pieces))
         source.seek(0)
-        yield stack.enter_context(_Sound(source.fileno(), closefd=False))
+        # By a path: without one, libsndfile takes a file "._" in the working folder for a part of this one.
+        yield stack.enter_context(_Sound(f"/dev/fd/{source.fileno()}"))
 
 
 def _read(file: BinaryIO, link: _Link, waveform: Waveform) -> None:

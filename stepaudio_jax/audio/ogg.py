@@ -125,7 +125,7 @@ def _check_sums(data: bytes, starts: np.ndarray, ends: np.ndarray) -> None:
     places = starts[:, None] + np.arange(22, 26)
     expected = turned[places[:, ::-1]].reshape(-1, 4)
     turned[places] = 0
-    view = memoryview(turned)
+    view = turned.data
     sums = [zlib.crc32(view[start:end], 0xFFFFFFFF) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
     if (np.array(sums, "<u4") ^ np.uint32(0xFFFFFFFF) != np.ascontiguousarray(expected).view("<u4")[:, 0]).any():
         raise DamagedError("broken, a page of an Ogg does not match its checksum")

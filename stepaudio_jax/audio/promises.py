@@ -175,13 +175,11 @@ def _wave64(stream: BinaryIO) -> Promise | None:
 
 def _caf(stream: BinaryIO) -> Promise | None:
     """Of a CAF, the chunk that reaches furthest: a packet table behind the sound is needed to read it."""
-    sound = last = _walk(stream, 8, 12, b"data", _read_caf)
+    sound = _walk(stream, 8, 12, b"data", _read_caf)
     if sound is None or sound.size < 0:
         return None
-    for name in (b"pakt", b"kuki"):
-        found = _walk(stream, sound.start + sound.size, 12, name, _read_caf)
-        last = found if found is not None and found > last else last
-    return last
+    behind = [_walk(stream, sound.start + sound.size, 12, name, _read_caf) for name in (b"pakt", b"kuki")]
+    return max([sound, *filter(None, behind)])
 
 
 def _caf_to_the_end(stream: BinaryIO) -> Promise | None:

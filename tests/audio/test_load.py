@@ -72,6 +72,16 @@ def test_the_name_does_not_decide(wav):
         np.testing.assert_allclose(load_audio(path), tone(), atol=1e-4)
 
 
+def test_what_lies_beside_it_does_not_matter(wav, tmp_path, monkeypatch):
+    """libsndfile looks for the resource fork that macOS keeps in "._NAME"."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "._").write_bytes(b"")
+    for name in ("a.wav", "a.mp3", "a.flac"):
+        path = wav(tone(), name=name)
+        (tmp_path / f"._{name}").write_bytes(b"")
+        assert len(load_audio(path)) == len(load_audio_bytes(path.read_bytes())) == RATE
+
+
 def test_first_channel_not_the_mean(wav):
     np.testing.assert_allclose(load_audio(wav(np.stack([tone(), -tone()], 1), subtype="FLOAT")), tone())
 
