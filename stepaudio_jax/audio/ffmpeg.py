@@ -31,8 +31,8 @@ class FfmpegError(RuntimeError):
 @contextlib.contextmanager
 def decode(
     descriptor: int, max_seconds: float | None = None
-) -> Iterator[tuple[int, Iterator[Float[np.ndarray, "samples channels"]]]]:
-    """The first audio stream of an open file: its rate in Hz, and its samples block by block, float32.
+) -> Iterator[tuple[int, int, Iterator[Float[np.ndarray, "samples channels"]]]]:
+    """The first audio stream of an open file: its rate in Hz, its channels, and its samples block by block, float32.
 
     Args:
       max_seconds: decode little more than that, so that the caller sees that there is more.
@@ -88,7 +88,7 @@ def decode(
                 yield np.frombuffer(data[: len(data) // width * width], "<f4").reshape(-1, channels)
             check_end()
 
-        yield rate, blocks(process.stdout)
+        yield rate, channels, blocks(process.stdout)
 
 
 def _read_header(stream: IO[Any]) -> tuple[int, int] | None:

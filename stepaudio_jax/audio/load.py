@@ -71,7 +71,7 @@ def load_audio_array(
 ) -> np.ndarray:
     """The same from an array of floats at `rate` Hz. Raises AudioError."""
     waveform = Waveform(name, max_seconds)
-    waveform.begin(rate, len(samples))
+    waveform.begin(rate, samples.shape[1], len(samples))
     at_once = max(1, BLOCK // samples.shape[1])
     for start in range(0, len(samples), at_once):
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is refused
@@ -90,7 +90,7 @@ def check_samples(samples: np.ndarray, name: str = "audio", *, max_seconds: floa
         raise AudioError(f"{name}: expected floats of shape [samples], found {samples.dtype} {list(samples.shape)}")
     if len(samples) == 0:
         raise AudioError(f"{name}: holds no sound (0 samples)")
-    Waveform(name, max_seconds).begin(lengths.SAMPLE_RATE, len(samples))
+    Waveform(name, max_seconds).begin(lengths.SAMPLE_RATE, promised=len(samples))
     finite = np.isfinite(samples)
     if not finite.all():
         first = int(np.argmin(finite)) / lengths.SAMPLE_RATE
@@ -150,8 +150,8 @@ def _load(stream: IO[Any], size: int, name: str, max_seconds: float | None) -> n
         except _Incomplete as error:
             waveform = Waveform(name, max_seconds)
             try:
-                with ffmpeg.decode(file.fileno(), max_seconds) as (rate, blocks):
-                    waveform.begin(rate)
+                with ffmpeg.decode(file.fileno(), max_seconds) as (rate, channels, blocks):
+                    waveform.begin(rate, channels)
                     for block in blocks:
                         waveform.add(block)
             except ffmpeg.FfmpegError as failure:
@@ -191,7 +191,7 @@ def _read(file: BinaryIO, link: _Link, waveform: Waveform) -> None:
     """
     with _opened(file, link) as sound:
         exact = link.samples is None and sound.frames < 2**62  # a stream of unknown length says 2^63 − 1
-        waveform.begin(sound.samplerate, sound.frames if exact else link.samples)
+        waveform.begin(sound.samplerate, sound.channels, sound.frames if exact else link.samples)
         checksum = flac.Checksum(link.info) if link.info and link.info.has_checksum else None
         left, count = sound.frames if exact else 2**62, 0
         dtype = "int32" if checksum else "float32"

@@ -12,6 +12,10 @@ from stepaudio_jax.audio.errors import AudioError, AudioTooLong, warn
 RATES = (1_000, 1_000_000)
 """Sample rates believed, in Hz: a header that lies about them would blow a small file up a thousandfold."""
 
+VALUES_PER_SECOND = 768_000
+"""Of all channels, for as long as sound may be: 8 of them at 96 kHz. What has more may last accordingly less, or a few
+megabytes of FLAC, 8 channels at 655 kHz, would take minutes to decode."""
+
 PEAK = 10.0
 """Full scale is 1. A mix, or a lossy coder, may go beyond it, but hardly by 20 dB: that is another scale."""
 
@@ -37,8 +41,8 @@ class Waveform:
         self._blocks: list[np.ndarray] = []
         self._peak, self._bad, self._first_bad = 0.0, 0, 0.0
 
-    def begin(self, rate: int, promised: int | None = None) -> None:
-        """A part at `rate` Hz, of which a header promises so many samples.
+    def begin(self, rate: int, channels: int = 1, promised: int | None = None) -> None:
+        """A part at `rate` Hz, of which a header promises so many samples of each channel.
 
         Raises:
           AudioTooLong: it promises too many. AudioError: a rate that is not believed.
@@ -46,10 +50,10 @@ class Waveform:
         self._end_part()
         if not RATES[0] <= rate <= RATES[1]:
             raise AudioError(f"{self._name}: a sample rate of {rate} Hz, expected {RATES[0]} to {RATES[1]}")
-        self._part = _Part(rate)
+        self._part = _Part(rate, channels)
         if promised is not None and self._is_too_long(promised):
             seconds = self._seconds + promised / rate
-            raise AudioTooLong(f"{self._name}: {seconds:.1f} s of sound, more than the {self._max_seconds:g} s allowed")
+            raise AudioTooLong(f"{self._name}: {seconds:.1f} s of sound, more than the {self._allowed()}")
 
     def add(self, block: Float[np.ndarray, "samples channels"]) -> None:
         """The next samples, float32. Raises AudioTooLong."""
@@ -62,7 +66,7 @@ class Waveform:
                 self._first_bad = self._seconds + (part.frames + int(np.argmin(finite))) / part.rate
             self._bad += int((~finite).sum())
         if self._is_too_long(part.frames + len(block)):
-            raise AudioTooLong(f"{self._name}: more than the {self._max_seconds:g} s of sound allowed")
+            raise AudioTooLong(f"{self._name}: more than the {self._allowed()}")
         part.measure(block)
         if not self._bad and len(first):  # a resampler would smear a bad sample over its neighbours
             self._peak = max(self._peak, float(first.max()), -float(first.min()))
@@ -88,8 +92,17 @@ class Waveform:
         return samples
 
     def _is_too_long(self, frames: int) -> bool:
-        rate = self._part.rate if self._part else lengths.SAMPLE_RATE
-        return self._max_seconds is not None and frames > (self._max_seconds - self._seconds) * rate
+        part = self._part
+        if part is None or self._max_seconds is None:
+            return False
+        return frames > (self._max_seconds - self._seconds) * part.rate * part.share_of_limit
+
+    def _allowed(self) -> str:
+        part, most = self._part, self._max_seconds
+        assert part is not None and most is not None
+        if part.share_of_limit == 1:
+            return f"{most:g} s allowed"
+        return f"{most * part.share_of_limit:.1f} s allowed of {part.channels} channels at {part.rate} Hz"
 
     def _end_part(self) -> None:
         if (part := self._part) is None:
@@ -108,11 +121,13 @@ class Waveform:
 class _Part:
     """Attributes:
     frames: samples of a channel so far.
+    share_of_limit: how much of the longest sound allowed it may last.
     """
 
-    def __init__(self, rate: int):
-        self.rate, self.frames, self.channels = rate, 0, 1
-        self._sums = np.zeros((2, 1))  # of the samples of each channel, and of their squares
+    def __init__(self, rate: int, channels: int):
+        self.rate, self.frames, self.channels = rate, 0, channels
+        self.share_of_limit = min(1.0, VALUES_PER_SECOND / (rate * channels))
+        self._sums = np.zeros((2, channels))  # of the samples of each channel, and of their squares
         self._resampler = None
         if rate != lengths.SAMPLE_RATE:
             self._resampler = soxr.ResampleStream(rate, lengths.SAMPLE_RATE, 1, dtype="float32", quality="HQ")
@@ -126,7 +141,6 @@ class _Part:
 
     def measure(self, block: Float[np.ndarray, "samples channels"]) -> None:
         self.frames += len(block)
-        self.channels = block.shape[1]
         if self.channels > 1:
             squares = np.einsum("ij,ij->j", block, block, dtype=np.float64)
             self._sums = self._sums + np.stack([block.sum(0, dtype=np.float64), squares])

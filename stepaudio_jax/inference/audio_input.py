@@ -54,6 +54,6 @@ def too_long_advice(positions: int, *, split: bool) -> str:
     if split:
         return "; ask about a shorter piece"
     return (
-        f" by the {positions} positions of the model; let it be heard in windows with long_audio=\"split\" "
+        f' by the {positions} positions of the model; let it be heard in windows with long_audio="split" '
         "(--long-audio split), or ask about a shorter piece"
     )

@@ -147,7 +147,7 @@ def test_resampling_is_the_same_however_sound_is_cut(rate, frames, cuts):
     """The whole at once is what soxr gives."""
     sound = np.random.default_rng(rate).uniform(-1, 1, frames).astype(np.float32)
     waveform = Waveform("x")
-    waveform.begin(rate)
+    waveform.begin(rate, 1)
     for part in np.split(sound, sorted(min(cut, frames) for cut in cuts)):
         waveform.add(part[:, None])
     whole = sound if rate == RATE else soxr.resample(sound, rate, RATE, quality="HQ")
@@ -165,6 +165,15 @@ def test_memory_grows_with_seconds_not_with_samples():
         tracemalloc.stop()
 
 
+def test_many_channels_at_high_rates_may_last_less():
+    """They take as long to decode as more of less: 0.1 s of 8 channels at 655 kHz are 0.52 million values."""
+    data = written(np.zeros((65_535, 8), np.int16), "FLAC", rate=655_350)
+    assert taken(data, max_seconds=0.7) == 1600
+    refused = "x: 0.1 s of sound, more than the 0.1 s allowed of 8 channels at 655350 Hz"
+    assert taken(data, max_seconds=0.6) == refused
+    assert taken(written(np.zeros((9600, 8), np.int16), "FLAC", rate=96_000), max_seconds=0.1) == 1600
+
+
 def test_too_long_is_told_from_the_header_where_it_says_so():
     waveform = Waveform("x", max_seconds=10)
     waveform.begin(8000, promised=80_000)
@@ -172,5 +181,5 @@ def test_too_long_is_told_from_the_header_where_it_says_so():
         waveform.begin(8000, promised=80_001)
     waveform.begin(8000)
     waveform.add(np.zeros((80_000, 1), np.float32))
-    with pytest.raises(AudioTooLong, match="x: more than the 10 s of sound allowed"):
+    with pytest.raises(AudioTooLong, match="x: more than the 10 s allowed"):
         waveform.add(np.zeros((1, 1), np.float32))
