@@ -54,6 +54,17 @@ def _on_disk() -> BinaryIO:
     return tempfile.TemporaryFile(buffering=0)  # pyright: ignore[reportReturnType]
 
 
+def find(stream: IO[Any], wanted: bytes, start: int, stop: int) -> int | None:
+    """Where some bytes are found first between `start` and `stop`."""
+    tail, at = b"", start
+    for block in blocks(stream, start, stop):
+        data = tail + block
+        if (found := data.find(wanted)) >= 0:
+            return at - len(tail) + found
+        tail, at = data[len(data) - len(wanted) + 1 :], at + len(block)
+    return None
+
+
 def blocks(stream: IO[Any], start: int, stop: int) -> Iterator[bytes]:
     """The bytes of a stream from `start` to `stop` or its end."""
     while start < stop:

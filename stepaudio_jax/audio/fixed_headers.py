@@ -89,15 +89,42 @@ def _element(stream: BinaryIO, order: str, at: int) -> Promise:
 
 
 def _voc(stream: BinaryIO, head: bytes) -> Promise | None:
-    """Up to the end of the last block. One of kind 0 ends the file, if it has not ended."""
-    last, at = None, struct.unpack_from("<H", head, 20)[0]
+    """Up to the end of the last block."""
+    blocks = _voc_blocks(stream, head)
+    return blocks[-1][1] if blocks else None
+
+
+def voc_pieces(stream: BinaryIO, head: bytes) -> list[bytes | range] | None:
+    """The pieces of a VOC whose sound lies in several blocks, without what lies between: libsndfile would take that for
+    sound. None for every other file.
+
+    Raises:
+      DamagedError: a kind of block that libsndfile does not know behind the first sound.
+    """
+    if not re.match(_VOC, head):
+        return None
+    blocks = _voc_blocks(stream, head)
+    first = next((number for number, (kind, _) in enumerate(blocks) if kind in (1, 9)), len(blocks))
+    behind = [(kind, block) for kind, block in blocks[first + 1 :] if kind not in (4, 5)]  # markers and texts
+    if not behind:
+        return None
+    if other := {kind for kind, _ in behind} - {2}:
+        raise DamagedError(f"a VOC with a block of kind {min(other)} behind its first sound, which is not read")
+    sound = blocks[first][1]
+    rest = (range(block.start, block.start + block.size) for _, block in behind)
+    return [range(sound.start + sound.size), *rest, b"\0"]
+
+
+def _voc_blocks(stream: BinaryIO, head: bytes) -> list[tuple[int, Promise]]:
+    """Kind and place of each block. One of kind 0 ends the file, if it has not ended."""
+    blocks, at = [], struct.unpack_from("<H", head, 20)[0]
     for _ in range(MAX_BLOCKS):
         stream.seek(at)
-        kind = stream.read(4)
-        if len(kind) < 4 or kind[0] == 0:
-            return last
-        last = Promise(at + 4, int.from_bytes(kind[1:], "little"))
-        at = last.start + last.size
+        header = stream.read(4)
+        if len(header) < 4 or header[0] == 0:
+            return blocks
+        blocks.append((header[0], Promise(at + 4, int.from_bytes(header[1:], "little"))))
+        at = sum(blocks[-1][1])
     raise DamagedError(f"a VOC of more than {MAX_BLOCKS} blocks")
 
 
@@ -127,11 +154,13 @@ def _htk(stream: BinaryIO, head: bytes) -> Promise:
     return Promise(12, struct.unpack_from(">I", head)[0] * 2)
 
 
+_VOC = rb"Creative Voice File\x1a"
+
 _FORMATS = (
     (rb"2BIT", _avr),
     (rb"NIST_1A\n", _nist),
     (rb"MATLAB 5\.0 MAT-file", _mat5),
-    (rb"Creative Voice File\x1a", _voc),
+    (_VOC, _voc),
     (rb"ALawSoundFile\*\*\0", _wve),
     (rb"Extended Instrument: ", _xi),
     (rb"\x01\x04", _mpc2k),

@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from stepaudio_jax.audio.errors import DamagedError
-from stepaudio_jax.audio.files import blocks
+from stepaudio_jax.audio.files import find
 
 MAX_METADATA = 128
 """Blocks of metadata: files have a handful."""
@@ -139,14 +139,8 @@ def _start(stream: BinaryIO) -> int:
 
 def _next_file(stream: BinaryIO, start: int, size: int) -> int | None:
     """Where behind `start` another FLAC file begins."""
-    tail, at = b"", start
-    for block in blocks(stream, start, size):
-        data = tail + block
-        found = [where for head in _HEADS if (where := data.find(head)) >= 0]
-        if found:
-            return at - len(tail) + min(found)
-        tail, at = data[-7:], at + len(block)
-    return None
+    found = [at for head in _HEADS if (at := find(stream, head, start, size)) is not None]
+    return min(found, default=None)
 
 
 def _held(stream: BinaryIO, info: Info, stop: int) -> int | None:

@@ -118,12 +118,13 @@ class _Link(NamedTuple):
 
     Attributes:
       pieces: of its bytes; None: the whole file, as it is.
-      samples: of a channel, where libsndfile cannot know; the coder may drop a few at the edges.
+      samples: of a channel, where libsndfile may not know; `dropped` of them, at most, may be missing at the edges.
       info: of a FLAC.
     """
 
     pieces: list[bytes | range] | None = None
     samples: int | None = None
+    dropped: int = 0
     info: flac.Info | None = None
 
 
@@ -136,14 +137,16 @@ def _load(stream: IO[Any], size: int, name: str, max_seconds: float | None) -> n
     with as_file(stream, size) as file:
         try:
             promises.check_header(file, size)
-            whole = _Link(promises.open_ended(file, size))
+            whole = _Link(promises.pieces(file, size), promises.caf_frames(file))
+            file.seek(0)
+            ogg_links = ogg.links(file, size) if file.read(4) == b"OggS" else []
             try:
                 with _opened(file, whole) as sound:
                     kind = sound.format
             except soundfile.LibsndfileError as error:
                 raise _Incomplete(f"not a sound file that libsndfile reads ({_cause(error)})") from None
             waveform = Waveform(name, max_seconds)
-            for link in _links(file, size, kind, whole):
+            for link in _links(file, size, kind, whole, ogg_links):
                 _read(file, link, waveform)
         except DamagedError as error:
             raise AudioError(f"{name}: {error}") from None
@@ -159,17 +162,18 @@ def _load(stream: IO[Any], size: int, name: str, max_seconds: float | None) -> n
     return check_samples(waveform.finish(), name)
 
 
-def _links(file: BinaryIO, size: int, kind: str, whole: _Link) -> Iterator[_Link]:
+def _links(file: BinaryIO, size: int, kind: str, whole: _Link, ogg_links: list[range]) -> Iterator[_Link]:
     """The files in a file of a format. Raises DamagedError."""
     if kind == "FLAC":
         for pieces, info in flac.links(file, size):
             yield _Link(pieces, info=info)
-    elif kind == "OGG" and len(ranges := ogg.links(file, size)) > 1:
-        yield from (_Link([bytes_]) for bytes_ in ranges)
+    elif len(ogg_links) > 1:
+        yield from (_Link([piece]) for piece in ogg_links)
     elif kind == "MP3" and (links := [link for link in mp3.find_links(file) if link.frames]):
         for link in links:
             untouched = link.is_counted and len(links) == 1
-            yield whole if untouched else _Link(link.pieces(), None if link.is_counted else link.samples)
+            samples = None if link.is_counted else link.samples  # of which decoders drop those of a frame or two
+            yield whole if untouched else _Link(link.pieces(), samples, dropped=4 * 1152)
     else:
         yield whole
 
@@ -209,8 +213,8 @@ def _read(file: BinaryIO, link: _Link, waveform: Waveform) -> None:
             raise DamagedError(f"truncated or broken ({_cause(error)})") from None
         if exact and count < sound.frames:
             raise DamagedError(f"truncated, {count} of {sound.frames} samples could be read")
-        if link.samples is not None and link.samples - count > 4 * 1152:  # decoders drop a frame or two at the edges
-            raise _Incomplete(f"libsndfile reads {count} of {link.samples} samples of an mp3")
+        if link.samples is not None and link.samples - count > link.dropped:
+            raise _Incomplete(f"libsndfile reads {count} of {link.samples} samples")
         if checksum:
             checksum.check()
 

@@ -12,10 +12,11 @@ from typing import BinaryIO
 
 from stepaudio_jax.audio import fixed_headers
 from stepaudio_jax.audio.errors import DamagedError
+from stepaudio_jax.audio.files import find
 from stepaudio_jax.audio.fixed_headers import Promise
 from stepaudio_jax.audio.mp3 import mp3_samples
 
-__all__ = ["check_header", "joined_at", "missing_bytes", "mp3_samples", "open_ended"]
+__all__ = ["check_header", "joined_at", "missing_bytes", "mp3_samples", "pieces"]
 
 MAX_CHUNKS = 4096
 """Before the sound: files have a handful, and a megabyte can hold a hundred thousand empty ones."""
@@ -26,6 +27,7 @@ _STREAMED = 0x7FFFF000
 _STREAMED_64 = 1 << 62
 """The same in 64 bits: 2⁶³ − 1 or 2⁶⁴ − 1."""
 
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
@@ -63,8 +65,8 @@ def _missing(promised: Promise | None, size: int) -> int:
 
 
 def joined_at(stream: BinaryIO, size: int) -> int | None:
-    """Where behind its end another file of the same kind begins, as if by `cat a.wav b.wav`; libsndfile would read only
-    the first. Leaves the stream at its start."""
+    """Where behind its end another file of the same kind begins, as if by `cat a.wav b.wav`: only the first would be
+    read. Leaves the stream at its start."""
     head, promised = _head(stream), _promise(stream)
     ends = []
     if head[:4] == b"RF64" and head[12:16] == b"ds64":
@@ -73,6 +75,8 @@ def joined_at(stream: BinaryIO, size: int) -> int | None:
         ends = [8 + struct.unpack(f"{order}I", head[4:8])[0]]
     elif head[:16] == _W64_RIFF:
         ends = [struct.unpack("<Q", head[16:24])[0]]
+    elif head[4:8] == b"ftyp" or head[:16] == _ASF:
+        return find(stream, head[:16], 16, size)
     elif promised is not None:
         ends = [promised.start + promised.size]
     found = None
@@ -93,18 +97,22 @@ def _is_same_format(head: bytes, other: bytes) -> bool:
     return other[:16] == head[:16] if head[:16] == _W64_RIFF else fixed_headers.is_same_format(head, other)
 
 
-def open_ended(stream: BinaryIO, size: int) -> list[bytes | range] | None:
-    """The pieces of a file whose writer never came back to write its sizes, with sizes that reach to its end.
+def pieces(stream: BinaryIO, size: int) -> list[bytes | range] | None:
+    """The pieces of a file that libsndfile would misread as it is: of one whose writer never came back to write its
+    sizes, with sizes that reach to its end; of a VOC, without what lies between its blocks.
 
-    None for every other file, such as a wav that says 0 and means it: there the outer size is right. libsndfile would
-    find no sound, or refuse. Leaves the stream at its start.
+    None for every other file, such as a wav that says 0 and means it: there the outer size is right. Leaves the stream
+    at its start.
+
+    Raises:
+      DamagedError: a VOC that cannot be mended so.
     """
     head = _head(stream)
-    pieces = None
+    made: list[bytes | range] | None = None
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         found, outer = _chunk(stream, 12, b"data", "<"), struct.unpack("<I", head[4:8])[0]
         if found is not None and found.size == 0 and found.start != size and outer + 8 != size:
-            pieces = [range(found.start - 4), b"\xff\xff\xff\xff", range(found.start, size)]
+            made = [range(found.start - 4), b"\xff\xff\xff\xff", range(found.start, size)]
     elif head[:16] == _W64_RIFF:
         found, outer = _wave64(stream), struct.unpack("<Q", head[16:24])[0]
         if found is not None and found.start <= size:
@@ -112,12 +120,14 @@ def open_ended(stream: BinaryIO, size: int) -> list[bytes | range] | None:
             if unknown or outer >= _STREAMED_64:
                 length = size - found.start if unknown else found.size
                 sizes = struct.pack("<Q", size), struct.pack("<Q", length + 24)
-                pieces = [range(16), sizes[0], range(24, found.start - 8), sizes[1], range(found.start, size)]
+                made = [range(16), sizes[0], range(24, found.start - 8), sizes[1], range(found.start, size)]
+    elif (mended := fixed_headers.voc_pieces(stream, head)) is not None:
+        made = mended
     elif head[:4] == b"caff" and (found := _caf_to_the_end(stream)) is not None and found.start <= size:
         length = struct.pack(">q", size - found.start)
-        pieces = [range(found.start - 8), length, range(found.start, size)]
+        made = [range(found.start - 8), length, range(found.start, size)]
     stream.seek(0)
-    return pieces
+    return made
 
 
 def _head(stream: BinaryIO) -> bytes:
@@ -180,6 +190,14 @@ def _caf(stream: BinaryIO) -> Promise | None:
         return None
     behind = [_walk(stream, sound.start + sound.size, 12, name, _read_caf) for name in (b"pakt", b"kuki")]
     return max([sound, *filter(None, behind)])
+
+
+def caf_frames(stream: BinaryIO) -> int | None:
+    """Samples of a channel that the packet table of a CAF says there are; None where there is none."""
+    if _head(stream)[:4] != b"caff" or (table := _walk(stream, 8, 12, b"pakt", _read_caf)) is None:
+        return None
+    stream.seek(table.start + 8)
+    return int.from_bytes(stream.read(8), "big")
 
 
 def _caf_to_the_end(stream: BinaryIO) -> Promise | None:

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from stepaudio_jax.audio import promises
+from stepaudio_jax.audio import load_audio_bytes, promises
 from tests.audio.written import all_formats, noise, taken, written
 
 FORMATS = {f"{f} {s} {c}": (f, s, c, r) for f, s, c, r in all_formats()}
@@ -78,6 +78,42 @@ def test_headers_of_a_million_chunks(format):
     few = data[:at] + chunk * 100 + data[at:]
     if format in ("W64", "CAF"):
         assert taken(few) == 1600
+
+
+def voc(*blocks: tuple[int, bytes]) -> bytes:
+    header = b"Creative Voice File\x1a" + struct.pack("<HHH", 26, 0x0114, 0x111F)
+    return header + b"".join(bytes([kind]) + len(data).to_bytes(3, "little") + data for kind, data in blocks) + b"\0"
+
+
+def test_voc_whose_sound_lies_in_several_blocks():
+    """As ffmpeg writes it; libsndfile takes the headers of the blocks for sound, and says nothing."""
+    sound = (noise(0.5) * 2**15).astype("<i2")
+    first = struct.pack("<IBBH4x", 16000, 16, 1, 4)
+    one = voc((9, first + sound.tobytes()))
+    several = voc((9, first + sound[:1000].tobytes()), (5, b"a text\0"), (2, sound[1000:3000].tobytes()),
+                  (2, sound[3000:].tobytes()))  # fmt: skip
+    np.testing.assert_array_equal(load_audio_bytes(one), sound / np.float32(2**15))
+    np.testing.assert_array_equal(load_audio_bytes(several), load_audio_bytes(one))
+    assert "truncated, 2 bytes" in str(taken(several[:-3]))
+    silence = voc((9, first + sound[:1000].tobytes()), (3, b"\xff\0\0"), (2, sound[1000:].tobytes()))
+    assert "a VOC with a block of kind 3 behind its first sound" in str(taken(silence))
+
+
+def test_caf_whose_packet_table_says_more_than_there_is():
+    data = bytearray(written(noise(0.5), "CAF", "ALAC_16"))
+    at = data.index(b"pakt") + 12 + 8
+    assert int.from_bytes(data[at : at + 8], "big") == 8000
+    data[at : at + 8] = (8001).to_bytes(8, "big")
+    assert "truncated" in str(taken(bytes(data))) or "8000 of 8001" in str(taken(bytes(data)))
+
+
+@pytest.mark.parametrize(
+    "head", [b"\0\0\0\x20ftypM4A \0\0\2\0", bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")], ids=["m4a", "wma"]
+)
+def test_joined_files_that_ffmpeg_would_read_the_first_of(head):
+    one = head + bytes(5000)
+    assert "another file begins at byte 5016" in str(taken(one + one))
+    assert "another file" not in str(taken(one))
 
 
 def test_voc_of_too_many_blocks():

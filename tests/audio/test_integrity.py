@@ -8,8 +8,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from stepaudio_jax.audio import load_audio_bytes
-from tests.audio.written import noise, taken, tone, written
+from stepaudio_jax.audio import ffmpeg, load_audio_bytes
+from tests.audio.written import noise, taken, tone, with_serial, written
 
 TOTAL, MD5 = slice(21, 26), slice(26, 42)  # where a FLAC says how many samples it has, and their checksum
 
@@ -96,6 +96,14 @@ def test_ogg_that_lacks_a_page(subtype):
         flipped = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         assert "checksum" in str(taken(flipped)), at
     assert taken(data + bytes(1000)) == 320000
+
+
+def test_ogg_of_a_coder_that_libsndfile_does_not_read(monkeypatch):
+    """It is checked before ffmpeg is asked, which does not mind."""
+    monkeypatch.setattr(ffmpeg.shutil, "which", lambda name: None)
+    data = with_serial(written(noise(20), "OGG").replace(b"\x01vorbis", b"\x01sibrov"), 5)
+    assert "libsndfile" in str(taken(data))
+    assert taken(data[: len(data) * 3 // 4]) == "x: truncated within a page of an Ogg"
 
 
 def test_ogg_of_empty_pages():

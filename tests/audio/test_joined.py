@@ -6,39 +6,16 @@ import numpy as np
 import pytest
 
 from stepaudio_jax.audio import load_audio_bytes, mp3
-from tests.audio.written import noise, taken, tone, written
+from tests.audio.written import noise, taken, tone, with_serial, written
 
 ID3 = b"ID3\x03\0\0\0\0\x10\0" + bytes(2048)
-
-
-def serial(data: bytes, number: int) -> bytes:
-    """An ogg with another serial number, as a second encoder gives: the checksums are set anew, bit by bit."""
-    data, at = bytearray(data), 0
-    while at < len(data):
-        segments = data[at + 26]
-        size = 27 + segments + sum(data[at + 27 : at + 27 + segments])
-        data[at + 14 : at + 18] = number.to_bytes(4, "little")
-        data[at + 22 : at + 26] = bytes(4)
-        data[at + 22 : at + 26] = crc(data[at : at + size]).to_bytes(4, "little")
-        at += size
-    return bytes(data)
-
-
-def crc(page: bytes) -> int:
-    """As RFC 3533 says: polynomial 0x04c11db7, the highest bit first, from 0."""
-    value = 0
-    for octet in page:
-        value ^= octet << 24
-        for _ in range(8):
-            value = (value << 1 ^ 0x04C11DB7 if value >> 31 else value << 1) & 0xFFFFFFFF
-    return value
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_chained_ogg(subtype):
     first, second = written(noise(0.3), "OGG", subtype), written(tone(0.2, 48000), "OGG", subtype, 48000)
     parts = [load_audio_bytes(part) for part in (first, second)]
-    for other in (second, serial(second, 77)):
+    for other in (second, with_serial(second, 77)):
         np.testing.assert_array_equal(load_audio_bytes(first + other), np.concatenate(parts))
     both = load_audio_bytes(first + second + first)
     np.testing.assert_array_equal(both, np.concatenate([*parts, parts[0]]))

@@ -53,3 +53,26 @@ def taken(data: bytes, **options) -> int | str:
     except AudioError as error:
         assert str(error).startswith("x: ") and "\n" not in str(error)
         return str(error)
+
+
+def with_serial(data: bytes, number: int) -> bytes:
+    """An ogg with another serial number, as a second encoder gives: the checksums are set anew, bit by bit."""
+    data, at = bytearray(data), 0
+    while at < len(data):
+        segments = data[at + 26]
+        size = 27 + segments + sum(data[at + 27 : at + 27 + segments])
+        data[at + 14 : at + 18] = number.to_bytes(4, "little")
+        data[at + 22 : at + 26] = bytes(4)
+        data[at + 22 : at + 26] = ogg_crc(data[at : at + size]).to_bytes(4, "little")
+        at += size
+    return bytes(data)
+
+
+def ogg_crc(page: bytes) -> int:
+    """As RFC 3533 says: polynomial 0x04c11db7, the highest bit first, from 0."""
+    value = 0
+    for octet in page:
+        value ^= octet << 24
+        for _ in range(8):
+            value = (value << 1 ^ 0x04C11DB7 if value >> 31 else value << 1) & 0xFFFFFFFF
+    return value
