@@ -146,8 +146,11 @@ def _load(stream: IO[Any], size: int, name: str, max_seconds: float | None) -> n
             except soundfile.LibsndfileError as error:
                 raise _Incomplete(f"not a sound file that libsndfile reads ({_cause(error)})") from None
             waveform = Waveform(name, max_seconds)
-            for link in _links(file, size, kind, whole, ogg_links):
-                _read(file, link, waveform)
+            try:
+                for link in _links(file, size, kind, whole, ogg_links):
+                    _read(file, link, waveform)
+            except soundfile.LibsndfileError as error:  # also where one of several files cannot be opened
+                raise DamagedError(f"truncated or broken ({_cause(error)})") from None
         except DamagedError as error:
             raise AudioError(f"{name}: {error}") from None
         except _Incomplete as error:
@@ -169,13 +172,22 @@ def _links(file: BinaryIO, size: int, kind: str, whole: _Link, ogg_links: list[r
             yield _Link(pieces, info=info)
     elif len(ogg_links) > 1:
         yield from (_Link([piece]) for piece in ogg_links)
-    elif kind == "MP3" and (links := [link for link in mp3.find_links(file) if link.frames]):
-        for link in links:
-            untouched = link.is_counted and len(links) == 1
-            samples = None if link.is_counted else link.samples  # of which decoders drop those of a frame or two
-            yield whole if untouched else _Link(link.pieces(), samples, dropped=4 * 1152)
+    elif kind == "MP3":
+        yield from _mp3_links(file, whole)
     else:
         yield whole
+
+
+def _mp3_links(file: BinaryIO, whole: _Link) -> Iterator[_Link]:
+    links = mp3.find_links(file)
+    if not any(link.frames for link in links) or (len(links) == 1 and links[0].is_counted):
+        yield whole
+        return
+    for link in links:
+        if not link.frames:
+            raise DamagedError("truncated, one of several joined mp3 files has no frames of sound")
+        samples = None if link.is_counted else link.samples  # of which decoders drop those of a frame or two
+        yield _Link(link.pieces(), samples, dropped=4 * 1152)
 
 
 @contextlib.contextmanager
@@ -192,6 +204,7 @@ def _read(file: BinaryIO, link: _Link, waveform: Waveform) -> None:
 
     Raises:
       DamagedError: it ends before its end. _Incomplete: libsndfile does not get there.
+      LibsndfileError: it is broken.
     """
     with _opened(file, link) as sound:
         exact = link.samples is None and sound.frames < 2**62  # a stream of unknown length says 2^63 − 1
@@ -199,18 +212,15 @@ def _read(file: BinaryIO, link: _Link, waveform: Waveform) -> None:
         checksum = flac.Checksum(link.info) if link.info and link.info.has_checksum else None
         left, count = sound.frames if exact else 2**62, 0
         dtype = "int32" if checksum else "float32"
-        try:
-            while left:  # a decoder asked for more may stumble over what lies behind the sound
-                block = sound.read(min(left, max(1, BLOCK // sound.channels)), dtype=dtype, always_2d=True)
-                if not len(block):
-                    break
-                left, count = left - len(block), count + len(block)
-                if checksum:
-                    checksum.add(block)
-                    block = block.astype(np.float32) * np.float32(2**-31)  # exact: no more than 24 bits are set
-                waveform.add(block)
-        except soundfile.LibsndfileError as error:
-            raise DamagedError(f"truncated or broken ({_cause(error)})") from None
+        while left:  # a decoder asked for more may stumble over what lies behind the sound
+            block = sound.read(min(left, max(1, BLOCK // sound.channels)), dtype=dtype, always_2d=True)
+            if not len(block):
+                break
+            left, count = left - len(block), count + len(block)
+            if checksum:
+                checksum.add(block)
+                block = block.astype(np.float32) * np.float32(2**-31)  # exact: no more than 24 bits are set
+            waveform.add(block)
         if exact and count < sound.frames:
             raise DamagedError(f"truncated, {count} of {sound.frames} samples could be read")
         if link.samples is not None and link.samples - count > link.dropped:
@@ -220,4 +230,6 @@ def _read(file: BinaryIO, link: _Link, waveform: Waveform) -> None:
 
 
 def _cause(error: soundfile.LibsndfileError) -> str:
+    if "possibly a pipe" in error.error_string:  # what it says of an mp3 without a frame that it can decode
+        return "no frame that libsndfile can decode"
     return error.error_string.removeprefix("Error : ").strip().rstrip(".") or f"libsndfile error {error.code}"

@@ -45,7 +45,10 @@ def links(stream: BinaryIO, size: int) -> list[range]:
     Raises:
       DamagedError: a page is missing or damaged, or a stream of sound is not ended by a page that says so.
     """
-    pages = Pages(*(np.concatenate(part) for part in zip(*_read_pages(stream, size), strict=True)))
+    read = list(_read_pages(stream, size))
+    if not read:
+        raise DamagedError("truncated within the first page of an Ogg")
+    pages = Pages(*(np.concatenate(part) for part in zip(*read, strict=True)))
     first = pages.flags & _FIRST > 0
     begins = np.flatnonzero(first & ~np.concatenate([[False], first[:-1]]))
     if len(begins) > MAX_JOINED:
@@ -97,10 +100,10 @@ def _read_pages(stream: BinaryIO, size: int) -> Iterator[tuple[np.ndarray, ...]]
 
 def _find_pages(octets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where pages seem to begin, and to end by the lengths in them."""
-    letters = (octets[i : len(octets) - 26 + i] == letter for i, letter in enumerate(b"OggS"))
-    mask = np.ones(max(0, len(octets) - 26), bool)
-    for letter in letters:
-        mask &= letter
+    count = max(0, len(octets) - 26)  # of places where one could begin
+    mask = np.ones(count, bool)
+    for i, letter in enumerate(b"OggS"):
+        mask &= octets[i : count + i] == letter
     found = np.flatnonzero(mask)
     sums = np.concatenate([[0], np.cumsum(octets, dtype=np.int64)])
     first = found + 27

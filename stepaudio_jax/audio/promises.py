@@ -132,7 +132,7 @@ def pieces(stream: BinaryIO, size: int) -> list[bytes | range] | None:
 
 def _head(stream: BinaryIO) -> bytes:
     stream.seek(0)
-    return stream.read(fixed_headers.HEAD)
+    return stream.read(fixed_headers.HEAD).ljust(64, b"\0")  # one that is cut off says 0 where it says no more
 
 
 def _promise(stream: BinaryIO) -> Promise | None:
@@ -144,7 +144,7 @@ def _promise(stream: BinaryIO) -> Promise | None:
     if head[:16] == _W64_RIFF:
         promised = _wave64(stream)
         return promised if promised is None or promised.size < _STREAMED_64 else None
-    if head[:4] == b".snd" and len(head) >= 16:
+    if head[:4] == b".snd":
         start, length = struct.unpack(">II", head[4:12])
         return None if length >= _STREAMED else Promise(start, length)
     if head[:4] == b"caff":

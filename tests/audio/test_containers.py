@@ -107,6 +107,14 @@ def test_caf_whose_packet_table_says_more_than_there_is():
     assert "truncated" in str(taken(bytes(data))) or "8000 of 8001" in str(taken(bytes(data)))
 
 
+@pytest.mark.parametrize("format", sorted({format for format, *_ in FORMATS.values()}))
+def test_only_its_first_bytes(format):
+    """Wherever a header is cut off, it is refused, or taken for one of no sound."""
+    data = next(sound(*written_as) for written_as in FORMATS.values() if written_as[0] == format)
+    for size in [*range(1, 64), *range(64, 1100, 41)]:
+        assert isinstance(taken(data[:size]), str) or format in UNSAID | {"AU", "W64"}, size
+
+
 @pytest.mark.parametrize(
     "head", [b"\0\0\0\x20ftypM4A \0\0\2\0", bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")], ids=["m4a", "wma"]
 )

@@ -58,6 +58,14 @@ def test_so_many_files_that_nobody_joined_them(format):
     assert "one after another" in str(taken(data * 1002))
 
 
+def test_the_second_mp3_has_no_frame_that_can_be_decoded():
+    """It says how many there are, and there is none, or none that is whole."""
+    first, second = written(noise(1), "MP3"), written(noise(1), "MP3")
+    (link,) = mp3.find_links(_stream(second))
+    for size in (link.tag_bytes, link.tag_bytes + 20, link.tag_bytes + 200):
+        assert "truncated" in str(taken(first + second[:size])), size
+
+
 def test_the_second_is_cut_off():
     for format in ("OGG", "FLAC", "MP3"):
         data = written(noise(1), format)
