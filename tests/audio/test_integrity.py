@@ -15,9 +15,7 @@ TOTAL, MD5 = slice(21, 26), slice(26, 42)  # where a FLAC says how many samples 
 
 
 def with_total(data: bytes, total: int) -> bytes:
-    data = bytearray(data)
-    data[TOTAL] = (data[21] >> 4 << 36 | total).to_bytes(5, "big")
-    return bytes(data)
+    return data[: TOTAL.start] + (data[21] >> 4 << 36 | total).to_bytes(5, "big") + data[TOTAL.stop :]
 
 
 def without_md5(data: bytes) -> bytes:

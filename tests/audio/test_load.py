@@ -301,7 +301,7 @@ def test_mp3_of_varying_rate_without_length(wav, no_ffmpeg):
     loudness = [np.abs(found[start * RATE : (start + 1) * RATE]).mean() for start in (5, 15, 18)]
     assert loudness == pytest.approx([0.16, 0.318, 0.318], abs=0.01)  # of the noise, and of the tone behind it
     with path.open("rb") as stream:
-        assert len(sound) <= promises.mp3_samples(stream) < len(sound) + 4 * 576
+        assert len(sound) <= (promises.mp3_samples(stream) or 0) < len(sound) + 4 * 576
 
 
 # ffmpeg

@@ -57,15 +57,15 @@ def taken(data: bytes, **options) -> int | str:
 
 def with_serial(data: bytes, number: int) -> bytes:
     """An ogg with another serial number, as a second encoder gives: the checksums are set anew, bit by bit."""
-    data, at = bytearray(data), 0
-    while at < len(data):
-        segments = data[at + 26]
-        size = 27 + segments + sum(data[at + 27 : at + 27 + segments])
-        data[at + 14 : at + 18] = number.to_bytes(4, "little")
-        data[at + 22 : at + 26] = bytes(4)
-        data[at + 22 : at + 26] = ogg_crc(data[at : at + size]).to_bytes(4, "little")
+    made, at = bytearray(data), 0
+    while at < len(made):
+        segments = made[at + 26]
+        size = 27 + segments + sum(made[at + 27 : at + 27 + segments])
+        made[at + 14 : at + 18] = number.to_bytes(4, "little")
+        made[at + 22 : at + 26] = bytes(4)
+        made[at + 22 : at + 26] = ogg_crc(bytes(made[at : at + size])).to_bytes(4, "little")
         at += size
-    return bytes(data)
+    return bytes(made)
 
 
 def ogg_crc(page: bytes) -> int:
