@@ -104,16 +104,21 @@ def _ask(args: argparse.Namespace) -> int:
     if args.stop:
         sampling["stop"] = tuple(args.stop)
 
-    from stepaudio_jax.audio import load_audio
+    from stepaudio_jax.audio import collect_warnings
+    from stepaudio_jax.checkpoints import read_config
     from stepaudio_jax.inference import AudioProgress, Finished, SoundSplit, StepAudio, TextDelta, WindowFinished
-    from stepaudio_jax.text import Audio
+    from stepaudio_jax.inference.audio_input import load_sounds
 
-    clips = [Audio(load_audio(file), file) for file in files]  # bad files are refused before any model is loaded
+    console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True)
+    positions = read_config(args.checkpoint, yarn_factor=args.yarn_factor).decoder.max_position_embeddings
+    with collect_warnings() as warnings:  # bad files are refused before any model is loaded
+        clips = load_sounds(files, positions, split=args.long_audio == "split")
+    for warning in warnings:
+        errors.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     model = StepAudio.load(args.checkpoint, yarn_factor=args.yarn_factor)
     start = time.perf_counter()
     split = {name: getattr(args, name) for name in ("long_audio", "window_seconds", "overlap_seconds", "merge")}
     request = model.request(clips, question, **split, **sampling)
-    console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True)
     part = None
     columns = (TextColumn("hearing"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
@@ -149,6 +154,8 @@ def _ask(args: argparse.Namespace) -> int:
     report = {"think": done.think, "answer": done.answer} | usage
     if done.windows:
         report |= {"windows": [_report(r) for r in done.windows], "merges": [_report(r) for r in done.merges]}
+    if warnings:
+        report["warnings"] = warnings
     print(json.dumps(report | {"stop_reason": done.stop_reason, "seconds": round(time.perf_counter() - start, 3)}))
     return 0
 

@@ -52,6 +52,27 @@ def test_ask_prints_json(checkpoint, tmp_path, capsys):
     assert 1 <= report["completion_tokens"] <= 6 and report["seconds"] > 0
 
 
+def test_ask_tells_of_a_silent_first_channel(checkpoint, tmp_path, capsys):
+    sound = small.sound(0.5)
+    file = wav(tmp_path / "call.wav", np.stack([0 * sound, sound], 1))
+    options = ("--checkpoint", checkpoint, "--max-new-tokens", 2)
+    said = f"{file}: the first channel is silent while channel 2 of 2 is not; only the first is heard"
+    code, _, err = run(capsys, "ask", file, "What?", *options)
+    assert code == 0 and err.startswith(f"warning: {said}")
+    code, out, err = run(capsys, "ask", file, "What?", *options, "--json")
+    assert code == 0 and len(json.loads(out)["warnings"]) == 1 and said in json.loads(out)["warnings"][0]
+    assert said in err
+
+
+def test_ask_reads_no_more_sound_than_the_model_has_positions_for(checkpoint, tmp_path, capsys):
+    """A few megabytes of FLAC may hold hours."""
+    positions = checkpoints.read_config(checkpoint).decoder.max_position_embeddings
+    file = wav(tmp_path / "hours.flac", np.zeros(round((positions / 12.5 + 1) * 16000), np.int16))
+    code, out, err = run(capsys, "ask", file, "What?", "--checkpoint", checkpoint)
+    assert code == 2 and not out and err.count("\n") == 1
+    assert f"more than the {positions / 12.5:g} s allowed by the {positions} positions of the model" in err
+
+
 def test_ask_streams_thinking_then_the_answer(checkpoint, tmp_path, capsys):
     file = wav(tmp_path / "a.wav", small.sound(0.5))
     options = ("--checkpoint", checkpoint, "--temperature", 0, "--max-new-tokens", 30)
@@ -131,10 +152,11 @@ def test_bad_checkpoints_are_one_line_and_exit_2(checkpoint, tmp_path, capsys):
 
 
 def test_a_prompt_longer_than_the_positions(checkpoint, tmp_path, capsys):
-    file = wav(tmp_path / "a.wav", small.sound(60.0))
-    code, out, err = run(capsys, "ask", file, "What?", "--checkpoint", checkpoint)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "512 positions" in err and "audio (60 s)" in err
+    for seconds, said in ((40.5, "audio (40 s)"), (60.0, "60.0 s of sound")):
+        file = wav(tmp_path / "a.wav", small.sound(seconds))
+        code, out, err = run(capsys, "ask", file, "What?", "--checkpoint", checkpoint)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "512 positions" in err and said in err
 
 
 @pytest.mark.parametrize(

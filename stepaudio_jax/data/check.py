@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from stepaudio_jax.audio import collect_warnings
 from stepaudio_jax.checkpoints import resolve
 from stepaudio_jax.data import formats
 from stepaudio_jax.data.examples import encode
@@ -85,14 +86,15 @@ def _look(placed: Placed, sounds: Sounds, tokenizer: Tokenizer, format: str | No
     where, record = placed
     if isinstance(record, RecordError):
         raise record
-    sample = formats.parse(record, sounds, where, format=format, prompts=prompts)
+    with collect_warnings() as warnings:
+        sample = formats.parse(record, sounds, where, format=format, prompts=prompts)
     sides = [sample.conversation] + ([sample.rejected] if sample.rejected else [])
     try:
         tokens = [encode(side, tokenizer).num_tokens for side in sides]
     except ValueError as error:
         raise RecordError(f"{where}: {error}") from None
     seconds = tuple(clip.seconds for clip in sample.conversation.audio)
-    return Finding(sample, tokens[0], sum(tokens[1:]), seconds, letters_by_script(sample.conversation))
+    return Finding(sample, tokens[0], sum(tokens[1:]), seconds, letters_by_script(sample.conversation), tuple(warnings))
 
 
 def _in_order(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator:
@@ -199,15 +201,22 @@ def show(findings: Findings, tokenizer: str, console: Console):
         if (more := len(findings.unread) - SHOWN_NAMES) > 0:
             table.add_row("", f"{more} more names, all of them in --json and --report")
         console.print(table)
+    if findings.warnings:
+        show_places("why they are probably not what was meant", findings.warnings, console)
     if findings.bad:
         show_bad(findings.bad, console)
 
 
 def show_bad(bad: Sequence[tuple[str, str]], console: Console):
     """The commonest reasons, and the first bad records."""
-    table = Table("records", "why they are bad")
-    for reason, number in common_reasons(bad)[:SHOWN]:
+    show_places("why they are bad", bad, console)
+
+
+def show_places(title: str, places: Sequence[tuple[str, str]], console: Console):
+    """The commonest reasons, and the first records of which something is said."""
+    table = Table("records", title)
+    for reason, number in common_reasons(places)[:SHOWN]:
         table.add_row(str(number), Text(reason))  # what a record says is no markup
     console.print(table)
-    for where, reason in bad[:SHOWN]:
+    for where, reason in places[:SHOWN]:
         console.print(f"{where}: {reason}", markup=False, soft_wrap=True)

@@ -26,13 +26,15 @@ QUANTILES = {"least": 0.0, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "most": 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One good record. `tokens` is its rendered length, `seconds` of each of its clips, `characters` by script."""
+    """One good record. `tokens` is its rendered length, `seconds` of each of its clips, `characters` by script;
+    `warnings` are of its sound."""
 
     sample: Sample
     tokens: int
     rejected_tokens: int
     seconds: tuple[float, ...]
     characters: Counter
+    warnings: tuple[str, ...] = ()
 
 
 class Findings:
@@ -41,6 +43,7 @@ class Findings:
     Attributes:
       total: records there are to look at.
       bad: (place, reason) of the records that cannot be used, in order.
+      warnings: (place, reason) of clips of good records that are probably not what was meant.
       tokens: of each good record, with a pair's worse reply in it; seconds: of each clip.
       counts: of dialogues by what is in them, and of turns by role.
       unread: by name, the records that have a column or a field which no part of the model reads.
@@ -51,6 +54,7 @@ class Findings:
         self.total = total
         self.good = 0
         self.bad: list[tuple[str, str]] = []
+        self.warnings: list[tuple[str, str]] = []
         self.tokens: list[int] = []
         self.seconds: list[float] = []
         self.counts: Counter[str] = Counter()
@@ -76,6 +80,7 @@ class Findings:
             self.bad.append((where, str(found).removeprefix(f"{where}: ")))
             return
         self.good += 1
+        self.warnings += [(where, warning) for warning in found.warnings]
         self.tokens.append(found.tokens + found.rejected_tokens)
         self.seconds += found.seconds
         self.characters += found.characters
@@ -84,6 +89,7 @@ class Findings:
         kinds = {
             "dialogues with sound": found.seconds,
             "dialogues with reasoning": any(turn.think for turn in turns),
+            "dialogues with a silent first channel": found.warnings,
             "dialogues of several replies": sum(turn.role == "assistant" for turn in turns) > 1,
             "dialogues with <audio> as a word": not found.seconds and any("<audio>" in turn.text for turn in turns),
             "pairs to prefer by": found.sample.rejected,
@@ -113,6 +119,7 @@ class Findings:
             "tokens": sum(self.tokens),
             "record_tokens": quantiles(self.tokens),
             "scripts": {name: round(share, 6) for name, share in self.scripts().items()},
+            "warnings": [{"where": where, "reason": reason} for where, reason in self.warnings],
             "bad_records": [{"where": where, "reason": reason} for where, reason in self.bad],
         }
 

@@ -154,10 +154,11 @@ def _unread(findings: Findings) -> str:
 
 
 def _reasons(findings: Findings) -> str:
-    if not findings.bad:
-        return ""
-    rows = "".join(f"<tr><td>{number:,}<td>{escape(reason)}" for reason, number in common_reasons(findings.bad)[:50])
-    return f"<h2>Why records are bad</h2><table>{rows}</table>"
+    tables = ""
+    for title, places in (("Why records are bad", findings.bad), ("Warnings about sound", findings.warnings)):
+        rows = "".join(f"<tr><td>{number:,}<td>{escape(reason)}" for reason, number in common_reasons(places)[:50])
+        tables += f"<h2>{title}</h2><table>{rows}</table>" if places else ""
+    return tables
 
 
 def _bad(findings: Findings) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-import io
 import os
 import re
 import tarfile
@@ -16,10 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import soundfile
 from etils import epath
 
-from stepaudio_jax.audio import AudioError, load_audio, load_audio_bytes
+from stepaudio_jax.audio import AudioError, load_audio, load_audio_array, load_audio_bytes
 from stepaudio_jax.text import Audio
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -124,7 +122,8 @@ class Sounds:
             if isinstance(reference.get("bytes"), bytes):
                 return self._decode(reference["bytes"], name)
             if reference.get("array") is not None:
-                return self._decode(_wav(reference["array"], reference.get("sampling_rate"), what), name)
+                samples, rate = _array(reference["array"], reference.get("sampling_rate"), what)
+                return Audio(load_audio_array(samples, rate, name, max_seconds=self.max_seconds), name)
             if name is not what:
                 return self._find(name, what)
         raise AudioError(
@@ -260,9 +259,8 @@ MAX_CHANNELS, LEAST_SAMPLES_A_CHANNEL = 8, 100
 """Of a two-dimensional array: sound has at most 7.1, eight channels, and many more samples than channels."""
 
 
-def _wav(array: Any, rate: Any, what: str) -> bytes:
-    """A wav of float32 from an array [samples], [samples, channels] or [channels, samples], its first channel, so that
-    it takes the way of every file."""
+def _array(array: Any, rate: Any, what: str) -> tuple[np.ndarray, int]:
+    """An array [samples], [samples, channels] or [channels, samples] as floats [samples, channels], and its rate in Hz."""
     samples = np.asarray(array)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf" or not samples.size:
         raise AudioError(
@@ -273,11 +271,9 @@ def _wav(array: Any, rate: Any, what: str) -> bytes:
         raise AudioError(f"{what}: expected a sampling_rate in Hz beside the array, found {rate!r}")
     if samples.dtype.kind != "f":
         samples = samples / (1 << (15 if np.abs(samples).max() <= 1 << 15 else 31))
-    wav = io.BytesIO()
-    if samples.ndim == 2:
-        samples = samples[0] if _channel_axis(samples.shape, what) == 0 else samples[:, 0]
-    soundfile.write(wav, samples.astype(np.float32), int(rate), format="WAV", subtype="FLOAT")
-    return wav.getvalue()
+    if samples.ndim == 2 and _channel_axis(samples.shape, what) == 0:
+        samples = samples.T
+    return samples.reshape(len(samples), -1), int(rate)
 
 
 def _channel_axis(shape: tuple[int, ...], what: str) -> int:

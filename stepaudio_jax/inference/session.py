@@ -9,20 +9,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from stepaudio_jax import checkpoints
-from stepaudio_jax.audio import check_samples, load_audio
 from stepaudio_jax.config import StepAudioConfig
 from stepaudio_jax.inference import long_audio
+from stepaudio_jax.inference.audio_input import Sound, load_sounds
 from stepaudio_jax.inference.engine import Engine, EngineOptions
 from stepaudio_jax.inference.types import Completion, Finished, LongAudio, Request, SamplingParams, SplitEvent
 from stepaudio_jax.inputs import InputError, field_problem, flag_problem, read_object
 from stepaudio_jax.parallel import ShardingRules, make_mesh
-from stepaudio_jax.text import Audio, Conversation, human
+from stepaudio_jax.text import Conversation, human
 
-Sound = str | epath.PathLike | np.ndarray | Audio
 GENERATION_LIMITS: dict[str, tuple[float, float]] = {
     "temperature": (0, 1e6),
     "top_k": (0, (1 << 31) - 1),
@@ -80,7 +78,8 @@ class StepAudio:
           options: as `request` takes them.
 
         Raises:
-          AudioError: a file that cannot be used, and why.
+          AudioError: a file or array that cannot be used, and why; files of more sound than the model has positions
+            for.
           PromptError: more sound than the model has positions for.
         """
         request = self.request(sounds, question, **options)
@@ -109,7 +108,7 @@ class StepAudio:
         split = LongAudio.of(
             long_audio, window_seconds=window_seconds, overlap_seconds=overlap_seconds, merge=merge
         )
-        clips = [sound if isinstance(sound, Audio) else _hear(sound) for sound in sounds]
+        clips = load_sounds(sounds, self.engine.max_length, split=split is not None)
         params = dataclasses.replace(self.defaults, **sampling)
         return Request(Conversation((human(*clips, question),)), params, long_audio=split)
 
@@ -157,12 +156,6 @@ def serving_mesh(config: StepAudioConfig, devices: int) -> dict[str, int]:
         dealt.append(config.audio.n_audio_state)
     tensor = math.gcd(devices, *dealt)
     return {"data": devices // tensor, "tensor": tensor}
-
-
-def _hear(sound: str | epath.PathLike | np.ndarray) -> Audio:
-    if isinstance(sound, np.ndarray):
-        return Audio(check_samples(sound))
-    return Audio(load_audio(sound), str(sound))
 
 
 def serving_dtype() -> Any:

@@ -14,6 +14,7 @@ from stepaudio_jax.inference import Completion, Finished, LongAudio, Request, Sa
 from stepaudio_jax.inference.types import SplitEvent
 from stepaudio_jax.serving.conversations import to_conversation
 from stepaudio_jax.serving.exchange import Reply, read_json
+from stepaudio_jax.serving.hearing import Hearing
 from stepaudio_jax.serving.protocol import ChatRequest
 from stepaudio_jax.serving.replies import Choice, Piece, join, usage
 from stepaudio_jax.serving.sampling import to_long_audio, to_sampling
@@ -31,18 +32,20 @@ class Asked:
     conversation: Conversation
     sampling: list[SamplingParams]
     heard: float
+    warnings: list[str]
     owner: str
     long_audio: LongAudio | None
 
 
 async def read(service: Service, http: HttpRequest) -> Asked:
     data = await read_json(http)
-    body, conversation, heard, long_audio = await service.in_worker(_parse, service, data)
+    body, conversation, hearing, long_audio = await service.in_worker(_parse, service, data)
     sampling = to_sampling(body, service.settings.sampling, service.settings.max_choices)
-    return Asked(body, conversation, sampling, heard, service.owner(http, body.user), long_audio)
+    owner = service.owner(http, body.user)
+    return Asked(body, conversation, sampling, hearing.seconds, hearing.warnings, owner, long_audio)
 
 
-def _parse(service: Service, data: bytes) -> tuple[ChatRequest, Conversation, float, LongAudio | None]:
+def _parse(service: Service, data: bytes) -> tuple[ChatRequest, Conversation, Hearing, LongAudio | None]:
     body = ChatRequest.model_validate_json(data)
     service.check_model(body.model)
     long_audio = to_long_audio(body.long_audio, service.settings.long_audio)
@@ -50,12 +53,13 @@ def _parse(service: Service, data: bytes) -> tuple[ChatRequest, Conversation, fl
     conversation = to_conversation(body, hearing)
     size = sum(len(turn.text) + len(turn.think or "") for turn in conversation.turns)
     service.check_text(size + len(conversation.tools or ""), "messages")
-    return body, conversation, hearing.seconds, long_audio
+    return body, conversation, hearing, long_audio
 
 
 async def respond(service: Service, asked: Asked, reply: Reply):
     body = asked.body
     mode = reasoning(body, service.settings.reasoning)
+    warned = {"warnings": asked.warnings} if asked.warnings else {}
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.settings.model_names[0]}
     choices = {
         f"{head['id']}-{i}": Choice(i, sampling, mode, tools=bool(body.tools) and body.tool_choice != "none")
@@ -78,9 +82,9 @@ async def respond(service: Service, asked: Asked, reply: Reply):
     ]
     async with service.run(requests, asked.heard) as events:
         if body.stream:
-            await reply.events(_chunks(service, body, head, choices, events))
+            await reply.events(_chunks(service, body, head, warned, choices, events))
         else:
-            await reply.json(await _whole(service, body, head, choices, events))
+            await reply.json(await _whole(service, body, head, choices, events) | warned)
 
 
 def reasoning(body: ChatRequest, default: Reasoning) -> Reasoning:
@@ -96,13 +100,16 @@ async def _chunks(
     service: Service,
     body: ChatRequest,
     head: dict[str, Any],
+    warned: dict[str, Any],
     choices: dict[str, Choice],
     events: AsyncIterator[SplitEvent],
 ) -> AsyncIterator[dict[str, Any] | str]:
     head = head | {"object": "chat.completion.chunk"}
     none = {"usage": None} if body.include_usage else {}
     for choice in choices.values():
-        yield head | {"choices": [_choice(service, body, choice, Piece({"role": "assistant", "content": ""}))]} | none
+        first = _choice(service, body, choice, Piece({"role": "assistant", "content": ""}))
+        yield head | {"choices": [first]} | none | warned
+        warned = {}  # once is enough
     async for event in events:
         if not isinstance(event, TextDelta | Finished):
             if (text := comment(event)) is not None:

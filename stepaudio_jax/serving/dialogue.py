@@ -17,6 +17,7 @@ class Round:
 
     Attributes:
       file: of the sound, for playing it back.
+      warnings: of sound that is probably not what was meant.
       chunks: of its sound that have been heard, and of how many.
       windows: of sound that is heard in windows, those that have been answered, and of how many.
       tokens, think_tokens: written so far; `first_tokens` came together at `first_token`.
@@ -27,6 +28,7 @@ class Round:
     question: str
     clip: Audio | None = None
     file: str | None = None
+    warnings: tuple[str, ...] = ()
     think: str = ""
     answer: str = ""
     chunks: tuple[int, int] = (0, 0)
@@ -87,7 +89,7 @@ class Round:
             parts = ["hearing"]
             parts += [f"{heard[0]} of {heard[1]} chunks of sound"] * (heard[1] > 1)
             parts += [f"{answered[0]} of {answered[1]} windows answered"] * (answered[1] > 0)
-            return " · ".join(parts)
+            return " · ".join([*parts, *self.warnings])
         parts = ["" if self.ended == "stop" else "cut off at its length" if self.ended == "length" else self.ended]
         if not self.ended:
             parts = ["answering" if self.answer else "thinking"]
@@ -96,7 +98,7 @@ class Round:
             parts.append(f"{self.tokens_per_second:.0f} tokens/s")
         if self.first_token is not None:
             parts.append(f"first after {self.first_token - self.asked:.2f} s")
-        return " · ".join(part for part in parts if part)
+        return " · ".join(part for part in [*parts, *self.warnings] if part)
 
     def turns(self) -> tuple[Turn, ...]:
         """The question, and the reply where there is one."""

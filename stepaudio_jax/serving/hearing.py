@@ -6,7 +6,7 @@ import os
 import re
 import urllib.parse
 
-from stepaudio_jax.audio import AudioError, AudioTooLong, load_audio, load_audio_bytes
+from stepaudio_jax.audio import AudioError, AudioTooLong, collect_warnings, load_audio, load_audio_bytes
 from stepaudio_jax.data.sounds import Sounds
 from stepaudio_jax.serving.errors import ApiError, shown
 from stepaudio_jax.text import Audio
@@ -19,12 +19,14 @@ class Hearing:
 
     Attributes:
       seconds: of sound so far.
+      warnings: of sound that is probably not what was meant, for whoever sent it.
     """
 
     def __init__(self, max_seconds: float, folder: str | None = None, advice: str = ""):
         """`folder`: files in it may be named, by their path in it, a whole path, or a file: URL. `advice`: what to do
         about sound that is too long."""
         self.seconds = 0.0
+        self.warnings: list[str] = []
         self._max_seconds, self._advice = max_seconds, advice
         self._folder = None if folder is None else os.path.realpath(folder)
 
@@ -62,18 +64,17 @@ class Hearing:
         if not inside:  # missing or elsewhere, in the same words: nobody is to learn what lies elsewhere
             message = f"found {shown(name)}: no such file in the folder that is allowed"
             raise _refused(where, message, "file_not_allowed")
-        try:
-            return Audio(load_audio(real, max_seconds=max_seconds), name)
-        except AudioError as error:
-            raise type(error)(f"{where}: {str(error).replace(real, shown(name))}") from None
+        return Audio(load_audio(real, name=f"{where}: {shown(name)}", max_seconds=max_seconds), name)
 
     def _heard(self, where: str, load) -> Audio:
         try:
-            clip: Audio = load(Sounds((), self._max_seconds - self.seconds))
+            with collect_warnings() as warnings:
+                clip: Audio = load(Sounds((), self._max_seconds - self.seconds))
         except AudioError as error:
             message = f"{error}{self._advice}" if isinstance(error, AudioTooLong) else str(error)
             raise ApiError(message, param=where, code="invalid_audio") from None
         self.seconds += clip.seconds
+        self.warnings += warnings
         return clip
 
 

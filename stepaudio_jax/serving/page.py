@@ -171,10 +171,12 @@ class Talk:
         if file is None:  # asked about: what it heard last stays in sight
             return gr.skip()
         try:
-            clip = await self._service.in_worker(self._hear, file, split)
+            clip, warnings = await self._service.in_worker(self._load, file, split)
             drawn = await self._service.in_worker(picture, clip.samples)
         except Exception as error:
             raise _told(error) from error
+        for warning in warnings:
+            gr.Warning(warning)
         label = f"What it hears: {clip.seconds:.1f} s, {int(audio_tokens(len(clip.samples)))} tokens"
         return gr.Plot(drawn, label=label, visible=True)
 
@@ -228,8 +230,8 @@ class Talk:
         service.check_text(len(question), "question")
         with service.admit():
             async with asyncio.timeout(service.settings.request_seconds):
-                clip = None if file is None else await service.in_worker(self._hear, file, split)
-                now = Round(question, clip, file, asked=time.perf_counter())
+                clip, warnings = (None, []) if file is None else await service.in_worker(self._load, file, split)
+                now = Round(question, clip, file, warnings=tuple(warnings), asked=time.perf_counter())
                 request = inference.Request(
                     conversation([*asking.before, now]),
                     sampling,
@@ -261,9 +263,9 @@ class Talk:
         for asking in self._asking.get(session, ()):
             asking.leave()
 
-    def _hear(self, file: str, split: bool) -> Audio:
-        name = Path(file).name
-        return self._service.hearing(split=split).bytes(Path(file).read_bytes(), name)
+    def _load(self, file: str, split: bool) -> tuple[Audio, list[str]]:
+        name, hearing = Path(file).name, self._service.hearing(split=split)
+        return hearing.bytes(Path(file).read_bytes(), name), hearing.warnings
 
     def _sampling(self, think: bool, budget: int, temperature: float, most: int, seed: int | None) -> SamplingParams:
         unlimited = not think or budget >= min(self._service.positions, LONGEST_BUDGET)

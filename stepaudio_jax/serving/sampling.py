@@ -49,12 +49,17 @@ def to_long_audio(
     """How sound that does not fit is split; None where it is refused. What is left open is as LongAudio has it.
 
     Raises:
-      ApiError: a window that its overlap does not fit into.
+      ApiError: an option that there is not; a window that its overlap does not fit into.
     """
     if asked is None:
         return default
     if isinstance(asked, str):
         return LongAudio.of(asked)
+    if unknown := sorted(asked.model_extra or {}):
+        known = ", ".join(LongAudioOptions.model_fields)
+        raise ApiError(
+            f"long_audio.{unknown[0]}: no such option; expected {known}", param="long_audio", code="invalid_value"
+        )
     try:
         return LongAudio.of("split", **dict(asked))
     except ValueError as error:

@@ -25,6 +25,7 @@ from stepaudio_jax.inference import (
     TextDelta,
     WindowFinished,
 )
+from stepaudio_jax.inference.audio_input import max_seconds
 from stepaudio_jax.inference.long_audio import Answering, Plan
 from stepaudio_jax.inference.types import SplitEvent
 from stepaudio_jax.serving.errors import ApiError, busy, shown
@@ -35,9 +36,6 @@ from stepaudio_jax.serving.scores import TokenNames
 from stepaudio_jax.serving.settings import Settings
 
 T = TypeVar("T")
-
-AUDIO_TOKENS_PER_SECOND = 12.5
-"""MODEL.md §4."""
 
 RETRY_SECONDS = 0.25
 """Until a request that is under way asks again for a place in a full queue."""
@@ -124,7 +122,7 @@ class Service:
     def hearing(self, *, split: bool = False) -> Hearing:
         """What decodes the sound of one request; `split` says that it need not fit into one prompt."""
         seconds = self.settings.max_split_seconds if split else self.settings.max_audio_seconds
-        most = self.positions / AUDIO_TOKENS_PER_SECOND if seconds is None else seconds
+        most = max_seconds(self.positions, split=split) if seconds is None else seconds
         advice = "" if split else '; long_audio: "split" has longer sound heard in windows'
         return Hearing(most, self.settings.allow_files, advice)
 

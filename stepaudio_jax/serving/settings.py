@@ -7,6 +7,7 @@ import os
 from typing import Literal
 
 from stepaudio_jax.inference import LongAudio, SamplingParams
+from stepaudio_jax.inference.audio_input import MAX_SPLIT_SECONDS
 
 Reasoning = Literal["apart", "inline", "none"]
 """Where the model's thinking goes: into `reasoning_content`, into `content` as it was written, or nowhere."""
@@ -39,7 +40,7 @@ class Settings:
     allow_files: str | None = None
     max_body_bytes: int = 128 << 20
     max_audio_seconds: float | None = None
-    max_split_seconds: float = 4 * 3600.0
+    max_split_seconds: float = MAX_SPLIT_SECONDS
     long_audio: LongAudio | None = None
     max_choices: int = 16
     max_requests: int = 512

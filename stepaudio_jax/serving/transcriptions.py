@@ -34,6 +34,7 @@ class Asked:
     """A form that has been read."""
 
     clip: Audio
+    warnings: list[str]
     language: str
     prompt: str
     format: str
@@ -63,7 +64,8 @@ async def read(service: Service, http: HttpRequest) -> Asked:
     long_audio = _long_audio(words.get("long_audio"), service.settings.long_audio)
     hearing = service.hearing(split=long_audio is not None)
     clip = await service.in_worker(hearing.bytes, data, "file")
-    return Asked(clip, language, prompt, format, body, service.owner(http, words.get("user")), long_audio)
+    owner = service.owner(http, words.get("user"))
+    return Asked(clip, hearing.warnings, language, prompt, format, body, owner, long_audio)
 
 
 async def respond(service: Service, asked: Asked, reply: Reply):
@@ -86,25 +88,29 @@ async def respond(service: Service, asked: Asked, reply: Reply):
         id=f"transcribe-{uuid.uuid4().hex}",
     )
     choice = Choice(0, sampling, "none")
+    warned = {"warnings": asked.warnings} if asked.warnings else {}
     async with service.run([request], asked.clip.seconds) as events:
         if asked.body.stream:
-            return await reply.events(_events(choice, events))
+            return await reply.events(_events(choice, events, warned))
         pieces: list[Piece] = []
         async for event in events:
             if isinstance(event, TextDelta | Finished):
                 pieces += choice.feed(event)
     text = join(pieces)["content"]
     if asked.format == "text":
-        await reply.whole(PlainTextResponse(text + "\n"))
+        said = "; ".join(asked.warnings).encode("ascii", "replace").decode()
+        await reply.whole(PlainTextResponse(text + "\n", headers={"X-Warning": said} if said else None))
     elif asked.format == "json":
-        await reply.json({"text": text, "usage": _usage(choice)})
+        await reply.json({"text": text, "usage": _usage(choice)} | warned)
     else:
         seconds = asked.clip.seconds
         made = {"task": "transcribe", "language": asked.language or "unknown", "duration": seconds, "text": text}
-        await reply.json(made | {"usage": {"type": "duration", "seconds": seconds}})
+        await reply.json(made | {"usage": {"type": "duration", "seconds": seconds}} | warned)
 
 
-async def _events(choice: Choice, events: AsyncIterator[SplitEvent]) -> AsyncIterator[dict[str, Any] | str]:
+async def _events(
+    choice: Choice, events: AsyncIterator[SplitEvent], warned: dict[str, Any]
+) -> AsyncIterator[dict[str, Any] | str]:
     """OpenAI's events of a streamed transcription."""
     pieces: list[Piece] = []
     async for event in events:
@@ -116,7 +122,7 @@ async def _events(choice: Choice, events: AsyncIterator[SplitEvent]) -> AsyncIte
             pieces.append(piece)
             if text := piece.delta.get("content"):
                 yield {"type": "transcript.text.delta", "delta": text}
-    yield {"type": "transcript.text.done", "text": join(pieces)["content"], "usage": _usage(choice)}
+    yield {"type": "transcript.text.done", "text": join(pieces)["content"], "usage": _usage(choice)} | warned
 
 
 def _usage(choice: Choice) -> dict[str, Any]:

@@ -72,6 +72,16 @@ def test_the_name_does_not_decide(wav):
         np.testing.assert_allclose(load_audio(path), tone(), atol=1e-4)
 
 
+def test_what_lies_beside_it_does_not_matter(wav, tmp_path, monkeypatch):
+    """libsndfile looks for the resource fork that macOS keeps in "._NAME"."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "._").write_bytes(b"")
+    for name in ("a.wav", "a.mp3", "a.flac"):
+        path = wav(tone(), name=name)
+        (tmp_path / f"._{name}").write_bytes(b"")
+        assert len(load_audio(path)) == len(load_audio_bytes(path.read_bytes())) == RATE
+
+
 def test_first_channel_not_the_mean(wav):
     np.testing.assert_allclose(load_audio(wav(np.stack([tone(), -tone()], 1), subtype="FLOAT")), tone())
 
@@ -279,16 +289,19 @@ def test_mp3_of_constant_rate_without_length(wav, rate):
 
 
 def test_mp3_of_varying_rate_without_length(wav, no_ffmpeg):
-    """libsndfile guesses its length from the first frame's rate, and stops there without a word."""
+    """libsndfile guesses its length from the first frame's rate, and would stop there without a word."""
     sound = tone(20)
     sound[: 10 * RATE] = np.random.default_rng(0).normal(0, 0.2, 10 * RATE)
     path = without_length(wav(sound, name="a.mp3", bitrate_mode="VARIABLE"))
     with soundfile.SoundFile(path) as file:
         guessed = file.frames
     assert guessed < 0.9 * len(sound)
-    refused(path, f"an mp3 of varying bit rate without a length: libsndfile reads {guessed} of 3[0-9]{{5}} samples")
+    found = load_audio(path)
+    assert 0 <= len(found) - len(sound) < 4 * 576
+    loudness = [np.abs(found[start * RATE : (start + 1) * RATE]).mean() for start in (5, 15, 18)]
+    assert loudness == pytest.approx([0.16, 0.318, 0.318], abs=0.01)  # of the noise, and of the tone behind it
     with path.open("rb") as stream:
-        assert len(sound) <= promises.mp3_samples(stream) < len(sound) + 4 * 576
+        assert len(sound) <= (promises.mp3_samples(stream) or 0) < len(sound) + 4 * 576
 
 
 # ffmpeg
@@ -322,7 +335,7 @@ def test_ffmpeg_reads_the_rest(wav, odd, tmp_path, monkeypatch):
     found = load_audio(odd, max_seconds=5)
     np.testing.assert_allclose(found[500:-500], tone()[500:-500], atol=2e-3)
     arguments = (tmp_path / "args").read_text().splitlines()
-    assert f"file:{odd}" in arguments and "-nostdin" in arguments
+    assert any(argument.startswith("file:/dev/fd/") for argument in arguments) and "-nostdin" in arguments
     assert arguments[arguments.index("-protocol_whitelist") + 1] == "file,pipe"
     assert not {"hls", "concat", "image2"} & set(ffmpeg.FORMATS.split(","))  # they open other files
     assert len(load_audio_bytes(odd.read_bytes())) == RATE
@@ -336,12 +349,22 @@ def test_ffmpeg_reads_the_rest(wav, odd, tmp_path, monkeypatch):
             "sys.stderr.write('[in#0 @ 0x5] [mov] moov atom not found\\nmore\\n'); sys.exit(1)",
             "says: moov atom not found$",
         ),
+        (
+            "name = sys.argv[sys.argv.index('-i') + 1]\n"
+            "sys.stderr.write(f'[in#0 @ 0x5] {name}: Invalid data found\\n'); sys.exit(1)",
+            "says: Invalid data found$",
+        ),
+        (
+            "name = sys.argv[sys.argv.index('-i') + 1]\n"
+            "sys.stderr.write(f'Error opening input file {name}.\\n'); sys.exit(1)",
+            "says: Error opening input file the file.$",
+        ),
         ("sys.exit(3)", "says: exit code 3"),
         ("pass", "says: exit code 0"),
         ("sys.stdout.write('x' * 99); sys.stderr.write('[x] File ended prematurely\\n')", "File ended prematurely"),
         ("time.sleep(30)", "did not finish within 0.5 s"),
     ],
-    ids=["refuses", "fails silently", "says nothing", "truncated", "hangs"],
+    ids=["refuses", "names it", "opens it", "fails silently", "says nothing", "truncated", "hangs"],
 )
 def test_ffmpeg_fails(odd, tmp_path, monkeypatch, body, match):
     pretend(tmp_path, monkeypatch, body)

@@ -37,6 +37,26 @@ def run(capsys, *argv) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
+def test_sound_that_is_probably_not_what_was_meant(folder, capsys):
+    """Speech on the right only is told of; floats on the scale of 16 bits are refused."""
+    sound = tone()
+    soundfile.write(folder / "right.wav", np.stack([0 * sound, sound], 1), 16000)
+    soundfile.write(folder / "scaled.wav", sound * 32768, 16000, subtype="FLOAT")
+    array = {"array": np.stack([0 * sound, sound], 1).tolist(), "sampling_rate": 16000}
+    lines = [swift(), swift(audio="right.wav"), swift(audio="right.wav"), swift(audio="scaled.wav"), swift(audio=array)]
+    path = records.write_lines(folder / "set.jsonl", lines)
+    code, out, _ = run(capsys, path, "--json", "--max-bad-share", 0.3)
+    report = json.loads(out)
+    assert code == 0 and (report["good"], report["bad"]) == (4, 1)
+    assert report["counts"]["dialogues with a silent first channel"] == 3
+    assert [entry["where"] for entry in report["warnings"]] == [f"{path}:2", f"{path}:3", f"{path}:5"]
+    assert "the first channel is silent" in report["warnings"][0]["reason"]
+    assert "peak" in report["bad_records"][0]["reason"] and "divide them by 32768" in report["bad_records"][0]["reason"]
+    code, out, _ = run(capsys, path, "--max-bad-share", 0.3, "--report", folder / "page.html")
+    assert "dialogues with a silent first channel" in out and "right.wav: the first channel is silent" in out
+    assert "Warnings about sound" in (folder / "page.html").read_text()
+
+
 def test_what_is_counted(folder, capsys):
     text = {"messages": [{"role": "user", "content": "Два или 三?"}, {"role": "assistant", "content": "abc 二"}]}
     lines = [swift(), swift(audio="other.flac", reply="<think>a</think>b", rejected_response="One."), text, "{"]

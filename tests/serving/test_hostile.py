@@ -42,6 +42,34 @@ def still_serves(server):
     assert server.wait_for(lambda found: found["stepaudio_requests_running"] == 0)["stepaudio_pages_used"] == 0
 
 
+RIGHT = wav(np.stack([0 * small.sound(0.5), small.sound(0.5)], 1))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_silent_first_channel_is_told_to_who_sent_it(server, stream):
+    parts = [audio_part(encoded(data)) for data in (RIGHT, wav(small.sound(0.5)))]
+    response = server.http.post(CHAT, json={"messages": user(parts), "max_tokens": 2, "stream": stream})
+    lines = response.text.splitlines() if stream else [f"data: {response.text}"]
+    told = [json.loads(line[6:]).get("warnings") for line in lines if line.startswith("data: {")]
+    assert len(told[0]) == 1 and not any(told[1:])  # once
+    assert told[0][0].startswith("messages[0].content[0].input_audio.data: the first channel is silent")
+
+
+@pytest.mark.parametrize("format", ["json", "text", "verbose_json"])
+def test_a_silent_first_channel_of_a_transcription(server, format):
+    form = {"file": ("a.wav", RIGHT)}
+    response = server.http.post("/v1/audio/transcriptions", files=form, data={"response_format": format})
+    assert response.status_code == 200, response.text
+    told = response.headers["X-Warning"] if format == "text" else response.json()["warnings"][0]
+    assert told.startswith("file: the first channel is silent")
+
+
+@pytest.mark.parametrize("options", [{"foo": 1}, {"window_second": 30}, {"foo": None, "merge": "ask"}])
+def test_options_of_long_audio_that_there_are_not(server, options):
+    error = error_of(server.ask(long_audio=options), 400)
+    assert error["param"] == "long_audio" and "expected window_seconds, overlap_seconds, merge" in error["message"]
+
+
 def post(server, body: str | bytes, kind: str = "application/json", path: str = CHAT):
     return server.http.post(path, content=body, headers={"Content-Type": kind})
 
