@@ -18,6 +18,7 @@ PACKAGE = "stepaudio_jax"
 FLOORS = [  # lowest first
     ("config",),
     ("audio", "text", "kernels", "parallel"),
+    ("scoring",),
     ("models",),
     ("checkpoints",),
     ("data", "miniature"),
