@@ -22,8 +22,8 @@ _FILL_CJK = (
 ANSWER_BEFORE = pattern(  # what the reply itself calls its answer
     r"\b(?:option|choice|one|candidate|description|label|category|class|letter)s?\b[^.!?\n]{0,50}?\bis\b" + _FILL,
     r"\b(?:answers?|solution|conclusion|verdict|final|####|correct(?:\s+\w+)?|right\s+(?:one|option|choice)|"
-    r"best\s+(?:option|choice|fit|match|guess))\b"
-    r"(?:[^.!?\n]{0,60}?(?:\b(?:is|are|be|was)\b|[:=]|->|→|\s[—–-]\s))?" + _FILL,
+    r"best\s+(?:option|choice|fit|match|guess))\b(?:[^.!?\n]{0,60}?(?:\b(?:is|are|be|was)\b|[:=]|->|→|\s[—–-]\s))?"
+    + _FILL,
     r"####\s*\$?\s*$",
     r"(?:答案|正解|结论|最佳选项|正确(?:的)?选项|答|答え|정답|回答|判断|选择)(?:[^。.!?\n]{0,12}?(?:是|为|:|选|=))?"
     + _FILL_CJK,
@@ -43,8 +43,9 @@ STATED_BEFORE = pattern(
     words(
         "say|guess|conclude|think|believe|must be|has to be|have to be|can only be|leaves|leaving|left with|remains|"
         "remain|equals|equal|gives|makes|make it|totals|total|come to|comes to|amounts to|altogether|in all|so|"
-        "therefore|hence|thus|actually|in fact|instead|result|sum|points? to|indicates?|suggests?|wait|sorry|no|"
-        "thought|thinking|it would be|that would be|options?|choice"
+        "therefore|hence|thus|actually|in fact|instead|result|sum|points? to|corresponds? to|corresponding to|"
+        "match(?:es)?|aligns? with|maps? to|indicates?|suggests?|wait|sorry|no|thought|thinking|it would be|"
+        "that would be|options?|choice"
     )
     + _FILL,
     r"(?:故|因此|所以|因而|综上(?:所述)?|结果|应为|应是|应该是|只能是|必然是|就是|得到?|可得|解得|等于|共计?有?|总共|"

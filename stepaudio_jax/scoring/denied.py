@@ -23,7 +23,7 @@ _FILL_DENIAL = (
         "possible|possibility|contain|contains|include|involve|feature|only|supposed|meant|equal|equals|both|either|"
         "worth|enough|present|audible|also|so|too|very|more|chosen|picked|said|meaning|case|number|value|letters|"
         "final|on|by|using|used|into|about|kind|type|single|lone|playing|being|plain|simply|all|way|chance|reason|"
-        "evidence|sign|trace|hint|indication|need|point|justify|support"
+        "evidence|sign|trace|hint|indication|need|point|justify|support|call|describe|label|classify"
     )
     + r"|[\"“‘(\[$])*$"
 )
@@ -32,18 +32,19 @@ _DENIAL = (
     + words(
         "not|never|no|none of|neither|nor|cannot|without|except|except for|excepting|excluding|unlike|against|"
         "other than|rather than|less than|more than|different than|instead of|apart from|aside from|as opposed to|"
-        "opposed to|far from|opposite of|different from|differs? from|contrary to|any but|anything but|anyone but|"
-        "all but|everything but|every option but|rules? out|ruled out|ruling out|eliminate[sd]?|eliminating|excludes?|"
-        "excluded|excluding|rejects?|rejected|rejecting|discard|discards|discarded|dismiss|dismissed|doubt|doubts|"
-        "doubtful|wrong to|mistaken to|mistake to|those who|anyone who|whoever|impossible|unlikely|non|isnt|dont|cant|"
-        "nothing like"
+        "opposed to|far from|opposite of|different from|differs? from|contrary to|any but|any \\w+ but|every \\w+ but|"
+        "all \\w+ but|anything but|anyone but|all but|everything but|every option but|rules? out|ruled out|ruling out|"
+        "eliminate[sd]?|eliminating|excludes?|excluded|excluding|rejects?|rejected|rejecting|discard|discards|"
+        "discarded|dismiss|dismissed|doubt|doubts|doubtful|wrong to|mistaken to|mistake to|those who|anyone who|"
+        "whoever|impossible|unlikely|non|isnt|dont|cant|nothing like"
     )
     + r"|n['’]t\b|\bnon-)"
 )
 _FILL_DENIAL_CJK = (
-    r"(?:\s|可能|会|能|应该?|该|要|太|怎么|是|很|算|像|属于|存在|有|听到|听见|听出|听得?出|出现|听起来|认为|觉得|"
-    r"选择?|答案|选项|正确|的|为|在|只|仅|单纯|发出|真正|任何|一?[个只条种位把声次]|任何|明显|到|见|以|当作|再|包含?|"
-    r"含|用到?|使用|什么|说|那么|特别|十分|非常|感到|表现出?|显得|[\"“「『(【])*$"
+    r"(?:\s|提到|提及|说到|说过|讲到|谈到|涉及|等于|可能|会|能|应该?|该|要|太|怎么|是|很|算|像|属于|存在|有|听到|听见|"
+    r"听出|听得?出|出现|听起来|认为|觉得|选择?|答案|选项|正确|的|为|在|只|仅|单纯|发出|真正|任何|"
+    r"一?[个只条种位把声次]|任何|明显|到|见|以|当作|再|包含?|含|用到?|使用|什么|说|那么|特别|十分|非常|感到|表现出?|"
+    r"显得|[\"“「『(【])*$"
 )
 _DENIAL_CJK = (
     r"(?:不(?:再|应该?|该|能|可能?|会|要|是|选|像|属于|认为|觉得|符合|存在|算|用)?|没有?|并?非|绝非|而非|未|无(?=$|"
@@ -57,6 +58,7 @@ DENIED_BEFORE = pattern(
     r"would\s+be))?\s*[:=-]?\s*(?:option\s*)?[(\"“]?$",
     r"(?:^|[.!?\n;]\s*)(?:wrong|incorrect|false|not|rejected|eliminated)\s*[:—–-]\s*[(\"“]?$",
     r"[❌✗✘✖❎]\s*[(\"“]?$",
+    r"\bbut\s+not,\s*$",
     _DENIAL_CJK + _FILL_DENIAL_CJK,
     r"(?:^|[。.\n;]\s*)(?:错误?|不正确|不对|排除)\s*[:：]\s*$",
 )

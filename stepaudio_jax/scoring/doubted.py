@@ -9,11 +9,18 @@ QUESTION = pattern(
     r"かな?)|[?？]|[吗呢](?=\W|$)"
 )
 CONDITION = pattern(
+    r"^\s*(?:had|were)\s+(?:it|she|he|they|i|we|there|the\s+\w+|this|that)\b|\bwhether\b[^,]*\Z|是否[^,]*\Z|(?<!而)是不是[^,]*\Z",
     r"(?:^|[\s,(])if\b(?!\s+(?:i|we|you)\s+(?:had|have|were|must|was|am)\b)(?!\s+(?:forced|pressed|anything))",
     r"如果(?![^,。]{0,4}要[猜选])|假如|假设|要是|倘若|若(?:是|为|选|有)|万一",
 )
 CONDITION_AFTER = pattern(
     r"^[\s,]*(?:only\s+)?(?:if|unless)\b(?!\s+(?:i|we|you)\s+(?:had|have|must|was|were)\b)|^[^,。.\n]{0,6}的话"
+)
+REASON = pattern(r"\b(?:because|since|given\s+that|seeing\s+that)\b|因为|由于|理由是")
+CONTRAST = pattern(
+    r"\b(?:but|however|instead|settled?|agree|finally|eventually|ends?\s+up|(?:changed?|moved?|switch(?:es|"
+    r"ed)?)\b[^.]{0,20}\bto)\b(?!\s+(?:also|maybe|perhaps|possibly|not))",
+    r"改(?:成|到|为)|后来|最后|最终|但(?!也|可能)",
 )
 REFUSAL = pattern(  # nothing mentioned in passing is an answer then
     r"\b(?:can\s*not|can['’]?t|could\s*n[o'’]t|unable\s+to|not\s+able\s+to)\s+(?:\w+\s+){0,2}?(?:determine[d]?|tell|"
@@ -44,7 +51,7 @@ _OR_WORDS = (
 OR = pattern(r"^[\s,;)\"”]*(?:\bor\b|and/or|/|或者?是?|还是|抑或|就是|,?便是)" + _OR_WORDS + "$")
 AND = pattern(
     r"^[\s)\"”]*(?:、|&|\+|和|与|及|以及|跟|,?\s*\band\b|,\s*|\s+)\s*(?:(?:also|the|an?|option|choice)\b\s*|"
-    r"[(\"“]\s*)*$"
+    r"[\"“]\s*)*$"
 )
 ALTERNATIVE = pattern(
     r"^[^.!?。\n]{0,8}?[,;]?\s*(?<!不)(?:要么|或(?:是|者)?|也(?:许|可能|有可能|像)|又|亦?可能)(?:是|有|就是)?\s*$",

@@ -12,7 +12,7 @@ import enum
 import functools
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -67,19 +67,27 @@ def judge(reply: str, truth: Any) -> Verdict:
 def expression_stated(reply: str) -> str | None:
     """The expression that a reply states; None where it states none, or several at once."""
     text = join_lines(plain(shorten(reply)))
-    mentions = []
+    mentions: list[Mention] = []
+    sources: dict[Hashable, str] = {}  # by what is the same in all spellings: of two spellings the last
+
+    def value(source: str) -> str:
+        number = exactly(source)
+        same = expression.key(source) if number is None or "%" in source else str(number)
+        sources[same] = source.strip()
+        return same
+
     for start, end, content in boxes(text):
         if re.search(r"\w|∞", content):
-            mentions.append(Mention(start, end, frozenset({content}), strength=Strength.ANSWERED))
+            mentions.append(Mention(start, end, frozenset({value(content)}), strength=Strength.ANSWERED))
         else:
             text = text[:start] + " " * (end - start) + text[end:]
     outside = list(text)
     for mention in mentions:
         outside[mention.start : mention.end] = "\n" * (mention.end - mention.start)
-    mentions += _mentions(text, "".join(outside))
+    mentions += _mentions(text, "".join(outside), value)
     mentions.sort(key=lambda mention: mention.start)
     found = stated(text, mentions, unit=UNIT, ranges=RANGES)
-    return found if isinstance(found, str) else None
+    return None if found is None else sources[found]
 
 
 def compare(said: str, truth: str) -> Verdict:
@@ -102,18 +110,12 @@ def compare(said: str, truth: str) -> Verdict:
     return Verdict.OVER_LIMITS if equal is None else Verdict.RIGHT if equal else Verdict.WRONG
 
 
-def _mentions(text: str, outside: str) -> Iterator[Mention]:
+def _mentions(text: str, outside: str, value: Callable[[str], str]) -> Iterator[Mention]:
     for start, end, found in expression.spans(outside):
         before, after = text[max(0, start - 40) : start], text[end : end + 10]
         neutral = bool(_OF_THE_QUESTION.search(before) or _OF_THE_QUESTION_AFTER.match(after))
         passing = re.search(r"\d|\\[A-Za-z]|[π∞√]|[A-Za-z)]\s*[-+*/^=]\s*[A-Za-z(]", found) is not None
-        yield Mention(start, end, frozenset({_value(found)}), passing=passing, neutral=neutral)
-
-
-def _value(found: str) -> str:
-    """What is on the right of a chain of equations, so that one answer in two forms is not two answers."""
-    number = exactly(found)
-    return found.strip() if number is None or "%" in found else str(number) if "." not in found else found.strip()
+        yield Mention(start, end, frozenset({value(found)}), passing=passing, neutral=neutral)
 
 
 def _truth(text: str) -> str:

@@ -31,7 +31,7 @@ _NUMBER = re.compile(
           | \s?[x×*]\s?{_POWER.format("power")}
         )?
     )
-    (?!\d|[.,:]\d|\s?/\s?\d|\s?\^|[xyzn](?![A-Za-z])|(?:st|nd|rd|th)\b|\s?\\(?:sqrt|pi|frac)|\s?[√π!]|点(?!\d|儿))
+    (?!\d|[.,:]\d|\s?/\s?\d|\s?\^|[xyzn](?![A-Za-z])|(?:st|nd|rd|th)\b|\s?[ap]\.?m\b|\s?\\(?:sqrt|pi|frac)|\s?[√π]|!\s?[-=×*/+÷]|点(?!\d|儿))
     (?:\s?(?P<times>{_TIMES}))?
     (?P<percent>\s?(?:%|percent\b|per\ cent\b|pct\b))?""",
     re.VERBOSE | re.IGNORECASE,
@@ -44,7 +44,9 @@ _NO_UNIT = (
     r"(?!(?:but|than|instead|and|or|is|are|was|were|to|of|rather|not|plus|minus|times|with|in|for|from|by|at|on|out|per|which|so|"
     r"then|that|because|since|as|after|before|while|makes?|equals?|gives?|leaves?|hence|thus|therefore|would|cannot|can)\b)"
 )
-UNIT = rf"(?:{_NO_UNIT}[A-Za-z°%/μΩ²³]+(?:\^\d)?(?:\s{_NO_UNIT}[A-Za-z]+)?|[{CJK}]{{1,6}}|)(?=[\s.,;:!?。)\]\"”’、—]|$)"
+UNIT = (
+    rf"(?:{_NO_UNIT}[A-Za-z°%/μΩ²³]+(?:\^\d)?(?:\s{_NO_UNIT}[A-Za-z]+)?|[{CJK}]{{1,6}}|)(?=[\s.,;:!?。()\]\"”’、—]|$)"
+)
 _OPERATOR = r"[-+×*÷·/+–]"
 _MONEY = r"[ ]?[$€£¥(]*"
 _AS_OPERAND = (
@@ -63,7 +65,7 @@ _LABELLED = re.compile(
 _BOUNDED = re.compile(
     r"(?:\b(?:more|less|fewer|greater|larger|smaller|higher|lower|longer|shorter|other)\s+than|\bat\s+(?:least|most)|"
     r"\bover|\bunder|\babove|\bbelow|\bup\s+to|\bbetween|\bno\s+(?:more|less|fewer)\s+than|\bbeyond|"
-    r"超过|多于|少于|大于|小于|高于|低于|不到|不足|不止|至少|至多|最多|最少|介于|不少于|不超过)(?:有|是|为|要)?\s?(?:or\s+equal\s+to\s?)?[$€£¥]?\Z",
+    r"超过|多于|少于|大于|小于|高于|低于|不到|不足|不够|未到|没到|不止|至少|至多|最多|最少|介于|不少于|不超过)(?:有|是|为|要)?\s?(?:or\s+equal\s+to\s?)?[$€£¥]?\Z",
     re.IGNORECASE,
 )
 _BOUNDED_AFTER = re.compile(
@@ -77,7 +79,7 @@ _QUANTITY = (
     r"days?|months?|years?|km|meters?|metres?|m|cm|kg|grams?|g|°|小时|个小时|分钟?|秒钟?|天|年|个月|周|元|块|角|米|厘米|千克|克|公里|尺|寸|斤|两|点|度|'|′"
 )
 RANGES = (
-    rf"\s?(?:{UNIT})?\s?(?:to|-|–|—|~|到|至|through)\s?(?:about\s)?|\s?(?:{_QUANTITY})\s?(?:,\s?|and\s|又|零)?\s?|"
+    rf"\s?(?:{UNIT})?\s?(?:to|~|到|至|through)\s?(?:about\s)?|[-–]|\s?(?:{_QUANTITY})\s?(?:,\s?|and\s|又|零)?\s?|"
     rf"\s[A-Za-z]+\s+(?:and|or)\s+"
 )
 

@@ -203,6 +203,9 @@ class _Reading:
             strength = Strength.ANSWERED
         if strength == Strength.MENTIONED and not all(mention.passing for mention in group):
             return None
+        since = self.text[max(begin, self.at) : first.start]
+        if self.values and strength < Strength.ANSWERED and doubted.REASON.search(since):
+            return None  # the reason for what was stated is not stated for itself
         if self.values and self.values != values and doubted.CORRECTED.search(between[-_WINDOW:]):
             strength = Strength.ANSWERED
         return self._state(values, strength, first.start)
@@ -250,8 +253,9 @@ class _Reading:
             return
         if strength < self.strength:
             return
-        same_line = "\n" not in self.text[self.at : at]
-        if strength == self.strength == Strength.MENTIONED and self.unit is None and same_line:
+        between = self.text[self.at : at]
+        beside = "\n" not in between and not doubted.CONTRAST.search(between)
+        if strength == self.strength == Strength.MENTIONED and self.unit is None and beside:
             values |= self.values
         self.values, self.strength, self.at = values, strength, at
 

