@@ -19,6 +19,7 @@ FLOORS = [  # lowest first
     ("inputs",),
     ("config",),
     ("audio", "text", "kernels", "parallel"),
+    ("scoring",),
     ("models",),
     ("checkpoints",),
     ("data", "miniature"),

@@ -17,7 +17,7 @@ Score = Callable[[Sequence[Prompt], Sequence[Sampled]], tuple[np.ndarray, np.nda
 def score(
     runner: RewardRunner, prompts: Sequence[Prompt], sampled: Sequence[Sampled]
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """(rewards [N] float32, which of them there are [N] bool, shares of what went wrong by kind) of replies.
+    """(rewards [N] float32, which of them there are [N] bool, shares of errors and of notes by kind) of replies.
 
     Args:
       prompts: of each reply.
@@ -28,5 +28,8 @@ def score(
     ]
     scored = runner.score(samples, [prompt.reward for prompt in prompts])
     kinds = Counter(each.kind for each in scored if each.kind is not None)
+    notes = Counter(note for each in scored for note in each.notes)
     values, valid = to_arrays(scored)
-    return values, valid, {f"reward_errors/{kind}": count / len(scored) for kind, count in sorted(kinds.items())}
+    shares = {f"reward_errors/{kind}": count / len(scored) for kind, count in sorted(kinds.items())}
+    shares |= {f"reward_notes/{note}": count / len(scored) for note, count in sorted(notes.items())}
+    return values, valid, shares

@@ -7,14 +7,15 @@ with RewardRunner() as runner:
 
 # The rewards themselves, which register when they are imported.
 from stepaudio_jax.rl.rewards import audio, choice, code, exact, maths, number, verdict
-from stepaudio_jax.rl.rewards.registry import AnyReward, Reward, accuracy, find, names, register, resolve
+from stepaudio_jax.rl.rewards.registry import AnyReward, Reward, accuracy, find, names, note, register, resolve
 from stepaudio_jax.rl.rewards.runner import RewardRunner
-from stepaudio_jax.rl.rewards.sample import ERROR_KINDS, Sample, Scored, to_arrays
+from stepaudio_jax.rl.rewards.sample import ERROR_KINDS, NOTES, Sample, Scored, to_arrays
 from stepaudio_jax.rl.rewards.sandbox import SandboxError
 from stepaudio_jax.rl.rewards.summary import Summary, summarise
 
 __all__ = [
     "ERROR_KINDS",
+    "NOTES",
     "AnyReward",
     "Reward",
     "RewardRunner",
@@ -30,6 +31,7 @@ __all__ = [
     "find",
     "maths",
     "names",
+    "note",
     "number",
     "register",
     "resolve",

@@ -12,7 +12,7 @@ from typing import Any
 from stepaudio_jax.rl.rewards.registry import accuracy
 from stepaudio_jax.rl.rewards.sample import Sample
 from stepaudio_jax.rl.rewards.sandbox import Limits, Ran, run
-from stepaudio_jax.rl.rewards.text import listed
+from stepaudio_jax.scoring.normal import listed
 
 MOST_SECONDS = 20.0
 """Most that `program_seconds` may be; the reward's own limit lies above it, so that a slow program is a wrong one."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from stepaudio_jax.rl.rewards.registry import accuracy
 from stepaudio_jax.rl.rewards.sample import Sample
-from stepaudio_jax.rl.rewards.text import accepted, normalise
+from stepaudio_jax.scoring.words import is_right as is_right_in_words
 
 
 @accuracy("exact", cheap=True)
 def exact(sample: Sample) -> bool:
-    """Is the whole answer, normalised, the truth, or one of several given as a list?
+    """Is the answer, normalised, as a whole or in what it says is its answer, the truth, or one of several in a list?
 
     Raises:
       ValueError: no truth, or a blank one.
     """
-    return normalise(sample.answer) in {normalise(str(answer)) for answer in accepted(sample.truth)}
+    return is_right_in_words(sample.answer, sample.truth)
 
 
 @accuracy("named", cheap=True)

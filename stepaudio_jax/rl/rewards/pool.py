@@ -198,7 +198,8 @@ class Batch:
             worker.ready, self._failed_starts = True, 0
             worker.deadline = time.monotonic() + worker.task.seconds
             return False
-        scored = Scored(*json.loads(message))
+        value, error, notes = json.loads(message)
+        scored = Scored(value, error, tuple(notes))
         self._done(worker.task.index, scored)
         self._selector.unregister(worker.channel)
         self._busy.remove(worker)

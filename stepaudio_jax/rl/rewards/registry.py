@@ -11,6 +11,7 @@ import math
 import reprlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from stepaudio_jax.rl.rewards.sample import Sample, Scored
@@ -55,6 +56,7 @@ class Entry:
 
 
 _entries: dict[str, Entry] = {}
+_noted: ContextVar[set[str] | None] = ContextVar("noted", default=None)
 
 
 def register(name: str, **traits: Any) -> Callable[[F], F]:
@@ -235,13 +237,23 @@ def checked(value: Any, entry: Entry) -> float:
 
 
 def outcome(function: Callable[[Sample], float], sample: Sample, errors: type[BaseException] = Exception) -> Scored:
-    """What a resolved reward makes of a sample, its exceptions of type `errors` included."""
+    """What a resolved reward makes of a sample, its exceptions of type `errors` and what it notes included."""
+    token = _noted.set(set())
     try:
-        return Scored(function(sample))
+        value = function(sample)
+        return Scored(value, notes=tuple(sorted(_noted.get() or ())))
     except GarbageError as error:
         return Scored(None, f"garbage: {error}")
     except errors as error:
         return Scored(None, f"raised: {describe(error)}")
+    finally:
+        _noted.reset(token)
+
+
+def note(what: str) -> None:
+    """For a reward: something to be counted, of NOTES, about the sample that is being scored."""
+    if (noted := _noted.get()) is not None:
+        noted.add(what)
 
 
 def describe(error: BaseException) -> str:

@@ -16,6 +16,10 @@ ERROR_KINDS = ("raised", "hung", "died", "garbage", "unsendable")
 """The first word of `Scored.error`: the reward raised, went over its time, ended its process, returned something other
 than a number within its bounds; or the sample could not be handed to a worker process."""
 
+NOTES = ("over_limits",)
+"""What there may be to count about a value: it is that of a wrong answer, since what the reply itself wrote cannot be
+evaluated within limits."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
@@ -46,18 +50,24 @@ class Sample:
 class Scored:
     """A reward's value, finite in float32, or why there is none: "kind: what happened", kind being of ERROR_KINDS.
 
+    Attributes:
+      notes: what there is to count about it, of NOTES.
+
     Raises:
-      ValueError: both or neither are given, or an error of no kind.
+      ValueError: both or neither are given, an error of no kind, or an unknown note.
     """
 
     value: float | None
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if (self.value is None) == (self.error is None):
             raise ValueError(f"scored: expected a value or an error, found {self.value} and {self.error}")
         if self.error is not None and self.kind not in ERROR_KINDS:
             raise ValueError(f"error: expected one of {', '.join(ERROR_KINDS)} before a colon, found {self.error}")
+        if not set(self.notes) <= set(NOTES):
+            raise ValueError(f"notes: expected some of {', '.join(NOTES)}, found {self.notes}")
 
     @property
     def kind(self) -> str | None:

@@ -19,6 +19,7 @@ class Summary:
       n: all of them; those of `errors` are among them.
       mean: of the values there are; nan without any.
       errors: how many of each kind (ERROR_KINDS).
+      notes: how many of the values have each note (NOTES).
     """
 
     reward: str
@@ -26,6 +27,7 @@ class Summary:
     n: int
     mean: float
     errors: Mapping[str, int]
+    notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def summarise(
@@ -51,5 +53,8 @@ def summarise(
         values = [each.value for each in members if each.value is not None]
         mean = math.fsum(values) / len(values) if values else math.nan
         errors = Counter(each.kind for each in members if each.kind is not None)
-        summaries.append(Summary(label, source, len(members), mean, dict(sorted(errors.items()))))
+        notes = Counter(note for each in members for note in each.notes)
+        summaries.append(
+            Summary(label, source, len(members), mean, dict(sorted(errors.items())), dict(sorted(notes.items())))
+        )
     return summaries

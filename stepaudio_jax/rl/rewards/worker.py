@@ -46,7 +46,7 @@ def main(descriptor: int, parent: int, memory: int | None) -> None:
         scored = _score(message)
         if os.getpid() != own:
             os._exit(1)  # a fork that a reward made and let return
-        send(channel, json.dumps([scored.value, scored.error]).encode())
+        send(channel, json.dumps([scored.value, scored.error, scored.notes]).encode())
 
 
 def send(channel: socket.socket, message: bytes | memoryview) -> None:

@@ -1,0 +1,83 @@
+"""Numbers in words: "twenty-one", 一百零五, 三分之二, 百分之五十."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_SMALL = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
+    "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+}  # fmt: skip
+_LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_WORD = "|".join(sorted([*_SMALL, *_LARGE], key=len, reverse=True))
+_DIGITS = {digit: number for number, digit in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "俩": 2}
+_UNITS = {"十": 10, "百": 100, "千": 1000}
+_HAN = "零〇一二两俩三四五六七八九十百千万亿"
+
+ENGLISH = re.compile(
+    rf"(?<![A-Za-z-])(?:(?P<minus>minus|negative)\s+)?(?P<words>(?:{_WORD})(?:(?:\s+and\s+|[\s-]+)(?:{_WORD}))*)(?![A-Za-z-])"
+    r"(?P<percent>\s?per\s?cent\b)?",
+    re.IGNORECASE,
+)
+CHINESE = re.compile(
+    rf"(?<![{_HAN}第每])(?P<minus>负|零下)?(?:(?P<percent>百分之)|(?P<bottom>[{_HAN}]+)分之)?(?P<top>[{_HAN}]+)(?:点(?P<decimals>[零〇一二三四五六七八九]+))?"
+    r"(?![共样起定些直般下旦会点致切边面时旁方体同概种])"
+)
+
+
+def english(match: re.Match[str]) -> Fraction | None:
+    """The value of a match of ENGLISH; None where the words are no number ("five six")."""
+    total = group = 0
+    last = 10**12  # of the part before: within a group each is smaller than the one before
+    for word in re.split(r"[\s-]+", match["words"].lower()):
+        if word == "and":
+            continue
+        if (large := _LARGE.get(word)) is None:
+            if _SMALL[word] >= last or (last < 100 and (last < 20 or _SMALL[word] > 9)):
+                return None
+            group, last = group + _SMALL[word], _SMALL[word] or 1
+        elif large == 100:
+            group, last = (group or 1) * 100, 100
+        else:
+            total, group, last = total + (group or 1) * large, 0, 10**12
+    value = Fraction(-(total + group) if match["minus"] else total + group)
+    return value / 100 if match["percent"] else value
+
+
+def chinese(match: re.Match[str]) -> Fraction | None:
+    """The value of a match of CHINESE; None where the characters are no number."""
+    top = _han(match["top"])
+    bottom = 100 if match["percent"] else _han(match["bottom"]) if match["bottom"] else 1
+    if top is None or not bottom:
+        return None
+    value = Fraction(top)
+    for place, digit in enumerate(match["decimals"] or "", 1):
+        value += Fraction(_DIGITS[digit], 10**place)
+    value /= bottom
+    return -value if match["minus"] else value
+
+
+def _han(text: str) -> int | None:
+    """一百零五 as 105, 二〇二四 as 2024; None where it is no number."""
+    if not set(text) & {*_UNITS, "万", "亿"}:
+        digits = [_DIGITS.get(letter) for letter in text]
+        return int("".join(map(str, digits))) if len(digits) < 30 and (len(digits) != 2 or digits[0] == 0) else None
+    for unit, size in (("亿", 10**8), ("万", 10**4)):
+        if unit in text:
+            before, _, after = text.partition(unit)
+            high, low = _han(before) if before else None, _han(after.lstrip("零〇")) if after.lstrip("零〇") else 0
+            return None if high is None or low is None else high * size + low
+    total = digit = 0
+    pending = False
+    for letter in text:
+        if letter in _UNITS:
+            total += (digit if pending else 1) * _UNITS[letter]
+            digit, pending = 0, False
+        elif pending and digit:
+            return None
+        else:
+            digit, pending = _DIGITS[letter], True
+    return total + digit
