@@ -45,7 +45,7 @@ STATED_BEFORE = pattern(
         "remain|equals|equal|gives|makes|make it|totals|total|come to|comes to|amounts to|altogether|in all|so|"
         "therefore|hence|thus|actually|in fact|instead|result|sum|points? to|corresponds? to|corresponding to|"
         "match(?:es)?|aligns? with|maps? to|indicates?|suggests?|wait|sorry|no|thought|thinking|it would be|"
-        "that would be|options?|choice"
+        "that would be|options?|choice|we get|you get|we obtain|arrive at"
     )
     + _FILL,
     r"(?:故|因此|所以|因而|综上(?:所述)?|结果|应为|应是|应该是|只能是|必然是|就是|得到?|可得|解得|等于|共计?有?|总共|"
@@ -66,8 +66,8 @@ STATED_AFTER = pattern(
     + BE
     + ADVERBS
     + r"(?:correct\b|right\b|true\b|(?:my\s+|the\s+)*(?:\w+\s+)?(?:answer|one\s+I)\b|"
-    r"(?:best|better|closest|only|right|most\s+\w+)\s+(?:answer|option|choice|fit|match|one|description|candidate)|"
-    r"most\s+(?:likely|plausible|probable)\b|best\b)",
+    r"(?:best|better|closest|only|right|(?:more|most)\s+\w+)\s+(?:answer|option|choice|fit|match|one|description|candidate)|"
+    r"(?:more|most)\s+(?:likely|plausible|probable|suitable|appropriate|fitting|accurate)\b|best\b)",
     r"^[\s)\]\"”]*(?:it\s+is\b|it['’]s\b(?=\W*$)|fits\b|matches\b|works\b|remains\b|stands\b|is\s+what\b|is\s+it\b|"
     r"is\s+the\s+one\b)",
     r"^[^.\n,;?]{0,40}?[✓✔✅☑√]",
@@ -77,6 +77,15 @@ STATED_AFTER = pattern(
     r"^[\s)】」”\"]*(?:选项|项)?(?:才?是|为)(?:唯一|最佳|最好|最优|最终|我的|本题)?[^,。.;\n不错非]{0,8}(?:选项|答案|"
     r"选择|之选)",
 )
+STATED_AFTER_OF_ONE = pattern(
+    r"^[\s)\]\"”'’]*(?:is|was|seems|sounds|fits|matches|would\s+be)\b(?!\s+(?:not|also|wrong|incorrect|out|ruled))",
+    r"^[\s)】」”\"]*(?:选项|项)?(?:是|才是|才|为|最|更|也?更|比较)+(?:正确|对|合适|符合|恰当|接近|可能|准确|好)",
+)
+"""What is said of one alone: it is no member of the list before it."""
+CONCLUSION_BEFORE = pattern(
+    r"(?:故|因此|所以|因而|综上)[^,。.;!?\n]*$", words("so|therefore|thus|hence") + r"[^,.;!?\n]*$"
+)
+"""What begins the sentence in which the last mention of all stands."""
 VERDICT_STATED = pattern(
     r"^[^\n]{0,60}?[,:;—–-]\s*(?:is\s+)?(?:正确|符合|对|correct|right|yes|true|matches|fits)[\s。.!)]*$"
 )

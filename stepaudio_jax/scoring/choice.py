@@ -10,6 +10,7 @@ from typing import Any
 
 from stepaudio_jax.scoring.normal import CJK, boxes, flat, normalise, shorten, trim
 from stepaudio_jax.scoring.number import is_bound
+from stepaudio_jax.scoring.option_pattern import option_pattern
 from stepaudio_jax.scoring.statement import Mention, Strength, join_lines, stated
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -40,16 +41,6 @@ _LIST_BETWEEN = re.compile(r"[\s,;、.)\]|/-]*(?:(?:and|or|和|或)\s*)?[(\[]?")
 _PREFIX = re.compile(  # of an option that brings its own letter
     r"\s*(?:[(\[【]\s?([A-Za-z])\s?[)\]】]|([A-Za-z])(?:[)\].:、,]|\s+[-–—:]\s|\s+(?=\S)))\s*(?=\S)"
 )
-_FUNCTION_WORDS = {
-    "是", "否", "有", "无", "对", "错", "不", "会", "能", "真", "假",
-    "不是", "没有", "不会", "不能", "正确", "错误", "不对", "可以",
-}  # fmt: skip
-_BEFORE_FUNCTION_WORD = (
-    r"(?:(?<=^)|(?<=[\s,:;.!?。、\"“'‘「(\[—-])|(?<=答案是)|(?<=答案为)|(?<=应该是)|"
-    r"(?<=[选为话法述论断题句]是)|(?<=[选为]))"
-)
-_AFTER_FUNCTION_WORD = r"(?=$|[\s,:;.!?。、\"”'’」)\]]|的)"
-_CHINESE_DIGITS = "零〇一二两三四五六七八九十百千万亿点"
 
 
 class Options:
@@ -67,7 +58,7 @@ class Options:
         if len(self.by_text) < len(texts):
             raise ValueError(f"choices: expected different texts, found {dict(texts)}")
         longest_first = sorted(((trim(text), letter) for letter, text in texts.items()), key=lambda pair: -len(pair[0]))
-        ours = "|".join(f"({_text_pattern(text)})" for text, _ in longest_first)
+        ours = "|".join(f"({option_pattern(text)})" for text, _ in longest_first)
         self._groups = [letter for _, letter in longest_first]
         self.pattern = re.compile(ours or "(?!)", re.IGNORECASE | re.MULTILINE)
 
@@ -97,7 +88,7 @@ def letter_stated(reply: str, options: Options) -> str | None:
         return next(iter(whole)) if len(whole) == 1 else None
     boxed, text = _boxed(text, options)
     mentions = _merged(text, sorted([*boxed, *_mentions(text, options)], key=lambda mention: mention.start))
-    found = stated(text, _without_lists(text, mentions, options))
+    found = stated(text, _without_lists(text, mentions, options), among=options.by_text.values())
     return found if isinstance(found, str) else None
 
 
@@ -242,36 +233,6 @@ def _without_lists(text: str, mentions: list[Mention], options: Options) -> list
         if mention is not None:
             run.append(mention)
     return kept
-
-
-def _text_pattern(text: str) -> str:
-    """Of an option's text: not inside a longer word, nor, where it is a number, inside a longer one."""
-    if text in _FUNCTION_WORDS:
-        return _BEFORE_FUNCTION_WORD + re.escape(text) + _AFTER_FUNCTION_WORD
-    body = r"\s+".join(map(re.escape, text.split()))
-    body = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", ",?", body)
-    before, after = "", ""
-    if text[0].isascii() and text[0].isalnum():
-        before = r"(?<![A-Za-z0-9])(?<!\bnon-)"
-    if re.match(r"[-+$€£¥]?[\d.]", text):
-        before = (
-            r"(?<![A-Za-z0-9^\\~])(?<!\d[.,:/])(?<![^.]\.)(?<!^\.)(?<![\d)]\s[-–×*/])"
-            r"(?<![-+–])(?<!\\frac\{)(?<!第)(?<!\d\s[-–~/:]\s)"
-        )
-        if re.match(r"\d{3}(?!\d)|\d+/\d", text):
-            before += r"(?<!\d\s)"
-    elif text[0] in _CHINESE_DIGITS:
-        before = f"(?<![{_CHINESE_DIGITS}第])"
-    if text[-1].isascii() and text[-1].isalnum():
-        after = r"(?![A-Za-z0-9])"
-    if text[-1].isdigit():
-        after = (
-            r"(?![A-Za-z0-9]|[.,:]\d|\s?[/^%]|\s?[-–~]\s?\d|\s?(?:percent|million|billion|thousand|hundred|to\s+\d)|\s\d{3}(?!\d)"
-            r"|[万亿千百]|\s?\d/\d)"
-        )
-    elif text[-1] in _CHINESE_DIGITS:
-        after = f"(?![{_CHINESE_DIGITS}])"
-    return before + body + after
 
 
 def _true_letter(truth: Any, options: Options) -> str:

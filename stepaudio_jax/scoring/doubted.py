@@ -45,7 +45,7 @@ CORRECTED = pattern(  # between two mentions: the second is what is meant
     r"算)一?[遍次下]|后来",
 )
 _OR_WORDS = (
-    r"(?:\s|maybe|perhaps|possibly|even|else|also|it['’]?s|it\s+is|is|option|the|an?\b|\(|\"|“|是|可能|约|大约|大概|"
+    r"(?:\s|选择?|maybe|perhaps|possibly|even|else|also|it['’]?s|it\s+is|is|option|the|an?\b|\(|\"|“|是|可能|约|大约|大概|"
     r"about|around)*"
 )
 OR = pattern(r"^[\s,;)\"”]*(?:\bor\b|and/or|/|或者?是?|还是|抑或|就是|,?便是)" + _OR_WORDS + "$")

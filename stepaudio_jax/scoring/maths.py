@@ -8,6 +8,7 @@ wrong, and told apart, so that it can be counted; an error is raised only where 
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import importlib.util
@@ -18,7 +19,7 @@ from typing import Any
 
 from stepaudio_jax.scoring import evaluation, expression, words
 from stepaudio_jax.scoring.normal import accepted, boxes, plain, shorten, unwrap_text
-from stepaudio_jax.scoring.number import RANGES, UNIT, exactly
+from stepaudio_jax.scoring.number import RANGES, UNIT, exactly, worded
 from stepaudio_jax.scoring.statement import Mention, Strength, join_lines, stated
 
 LONGEST = 1000
@@ -85,6 +86,9 @@ def expression_stated(reply: str) -> str | None:
     for mention in mentions:
         outside[mention.start : mention.end] = "\n" * (mention.end - mention.start)
     mentions += _mentions(text, "".join(outside), value)
+    for mention in list(worded(text, mentions)):
+        (number,) = mention.values
+        mentions.append(dataclasses.replace(mention, values=frozenset({value(str(number))})))
     mentions.sort(key=lambda mention: mention.start)
     found = stated(text, mentions, unit=UNIT, ranges=RANGES)
     return None if found is None else sources[found]

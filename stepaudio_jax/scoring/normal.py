@@ -64,6 +64,7 @@ _LATEX = (
 _CLOSED = re.compile(r"(?<!\\)\$\s?([-+]?[^$\n]*?)(?<!\\)\$")
 _EDGES = " \t\r\n.,;:!?。，、；：！？…\"'“”‘’「」『』《》`*_"
 _ARTICLES = ("the", "a", "an")
+_OF_A_NOTE = ("minor", "major", "flat", "sharp", "maj", "min")
 
 
 def shorten(text: str) -> str:
@@ -116,12 +117,15 @@ def unwrap_text(text: str) -> str:
 
 
 def trim(text: str) -> str:
-    """`flat`, single spaces, no punctuation or markup at the ends, no leading article.
+    """`flat`, single spaces, no punctuation or markup at the ends, no leading article, which that of "A minor" is not.
 
     Where nothing would be left only spaces go: "?" is not "!".
     """
     text = " ".join(flat(text).split())
     first, *rest = _strip(text).split(" ")
+    if first == "A" and rest and rest[0].lower() in _OF_A_NOTE:
+        rest = []
+        first = _strip(text)
     return " ".join(rest if rest and first.lower() in _ARTICLES else [first, *rest]) or text
 
 

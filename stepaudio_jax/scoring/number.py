@@ -3,7 +3,7 @@ r"""Numbers: 1,000; -3/4; 2\frac{1}{2}; 50 %; 1e3; 1.5 × 10^3; 3万; seven: com
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -33,9 +33,11 @@ _NUMBER = re.compile(
     )
     (?!\d|[.,:]\d|\s?/\s?\d|\s?\^|[xyzn](?![A-Za-z])|(?:st|nd|rd|th)\b|\s?[ap]\.?m\b|\s?\\(?:sqrt|pi|frac)|\s?[√π]|!\s?[-=×*/+÷]|点(?!\d|儿))
     (?:\s?(?P<times>{_TIMES}))?
+    (?P<half>\s?and\s+a\s+half\b|[个年天块倍]半(?!天))?
     (?P<percent>\s?(?:%|percent\b|per\ cent\b|pct\b))?""",
     re.VERBOSE | re.IGNORECASE,
 )
+_IN_WORDS = ((numerals.ENGLISH, numerals.english), (numerals.CHINESE, numerals.chinese))
 _SIZES = {
     "million": 10**6, "billion": 10**9, "thousand": 1000, "hundred": 100, "dozen": 12, "k": 1000,
     "成": Fraction(1, 10), "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
@@ -146,9 +148,7 @@ def _read(text: str, percent: bool) -> Fraction | None:
         text = text[: box.start] + "\n" * (box.end - box.start) + text[box.end :]
     in_digits = list(_mentions(text, mentions, _NUMBER, lambda match: _value(match, percent)))
     found = sorted([*mentions, *in_digits], key=lambda mention: mention.start)
-    worded = [*_worded(text, numerals.ENGLISH, numerals.english), *_worded(text, numerals.CHINESE, numerals.chinese)]
-    apart = [each for each in worded if not any(other.start < each.end and each.start < other.end for other in found)]
-    found = sorted([*found, *apart], key=lambda mention: mention.start)
+    found = sorted([*found, *worded(text, found, percent)], key=lambda mention: mention.start)
     value = stated(text, found, unit=UNIT, ranges=RANGES)
     return value if isinstance(value, Fraction) else None
 
@@ -164,9 +164,9 @@ def _in_box(content: str, percent: bool) -> Fraction | None:
         return found[0]
     if found:
         return None
-    for pattern, read in ((numerals.CHINESE, numerals.chinese), (numerals.ENGLISH, numerals.english)):
+    for pattern, read in _IN_WORDS:
         if match := pattern.match(content.strip()):
-            return read(match)
+            return read(match, percent=percent)
     return None
 
 
@@ -192,11 +192,13 @@ def _mentions(
         yield Mention(*match.span(), frozenset({value, *bounds}), neutral=neutral)
 
 
-def _worded(text: str, pattern: re.Pattern[str], read: Callable[[re.Match[str]], Fraction | None]) -> Iterator[Mention]:
-    """Of numbers in words, which count only where they are said to be the answer, or are all that is said."""
-    for match in pattern.finditer(text):
-        if (value := read(match)) is not None:
-            yield Mention(*match.span(), frozenset({value}), passing=False)
+def worded(text: str, found: Sequence[Mention], percent: bool = False) -> Iterator[Mention]:
+    """Of numbers in words apart from what was found: they count only where they are the answer, or all that is said."""
+    for pattern, read in _IN_WORDS:
+        for match in pattern.finditer(text):
+            value = read(match, percent=percent)
+            if value is not None and not any(each.start < match.end() and match.start() < each.end for each in found):
+                yield Mention(*match.span(), frozenset({value}), passing=False)
 
 
 def _truth(truth: Any, percent: bool) -> Fraction:
@@ -233,6 +235,7 @@ def _value(match: re.Match[str], percent: bool) -> Fraction | None:
         if abs(power) > LONGEST:
             return None
         value *= Fraction(10) ** power
+    value += Fraction(1, 2) if found["half"] else 0
     value *= _SIZES[found["times"].lower()] if found["times"] else 1
     value = -value if found["sign"].strip() not in ("", "+") or found["inner"] else value
     return value / 100 if found["percent"] and not percent else value

@@ -12,7 +12,7 @@ import bisect
 import dataclasses
 import enum
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from stepaudio_jax.scoring import asserted, denied, doubted, patterns
 from stepaudio_jax.scoring.normal import CJK
@@ -74,6 +74,7 @@ def stated(
     unit: str = "",
     ranges: str = "",
     least: Strength = Strength.MENTIONED,
+    among: Iterable[Hashable] = (),
 ) -> Hashable | None:
     """The one value that a text states; None where it states none, or several at once.
 
@@ -82,9 +83,12 @@ def stated(
       unit: a pattern of what may follow a mention as part of it, like "apples" a number.
       ranges: a pattern of what, between two mentions, makes them the ends of a range, or parts of one quantity.
       least: what is stated less strongly is not stated.
+      among: all there are to choose from. Where nothing is stated and all but one are denied, that one is stated.
     """
     reading = _Reading(text, mentions[-MOST_MENTIONS:], unit, ranges)
     value = reading.result()
+    if value is None:
+        return reading.left_of(among)
     return value if reading.strength >= least else None
 
 
@@ -117,9 +121,23 @@ class _Reading:
             self._read(group, previous_end, following)
             previous_end = group[-1].end
         self._take_back(previous_end, len(self.text))
-        if len(self.values) != 1 or (self.strength == Strength.MENTIONED and doubted.REFUSAL.search(self.text)):
+        if len(self.values) != 1 or self._is_refused():
             return None
         return next(iter(self.values))
+
+    def left_of(self, among: Iterable[Hashable]) -> Hashable | None:
+        """The only one that is not denied, where nothing is stated."""
+        left = set(among) - self.rejected
+        if len(left) != 1 or self.values or doubted.REFUSAL.search(self.text) or denied.TAKEN_BACK.search(self.text):
+            return None
+        return left.pop()
+
+    def _is_refused(self) -> bool:
+        """Does it say that it cannot tell, and then only guess, "I don't know, maybe 10", or tell of the question?"""
+        if self.strength == Strength.SAID:
+            before = self.text[self._sentence(self.at)[0] : self.at]
+            return bool(doubted.REFUSAL.search(before)) and not doubted.CONTRAST.search(before)
+        return self.strength == Strength.MENTIONED and bool(doubted.REFUSAL.search(self.text))
 
     # Which mentions belong together
 
@@ -150,6 +168,9 @@ class _Reading:
         if not doubted.AND.match(between):
             return False
         comma = between.strip() in (",", "")
+        after = self.text[mention.end : mention.end + _WINDOW]
+        if between.strip() == "," and asserted.STATED_AFTER_OF_ONE.match(after):
+            return False  # "between A and B, A is the best"
         return not (
             comma and (last.letter or self.unit) and len(group) == 1 and self._is_marked(last) and between.strip()
         )
@@ -230,7 +251,9 @@ class _Reading:
             or asserted.STATED_AFTER.match(after)
         ):
             found = max(found, Strength.SAID if once else Strength.ANSWERED)
-        elif asserted.STATED_BEFORE.search(before):
+        elif asserted.STATED_BEFORE.search(before) or (
+            last is self.mentions[-1] and asserted.CONCLUSION_BEFORE.search(before)
+        ):
             found = max(found, Strength.SAID if once else Strength.CONCLUDED)
         elif asserted.SAID_BEFORE.search(before) or self._is_alone(first, last):
             found = max(found, Strength.SAID)

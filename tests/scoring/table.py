@@ -8,8 +8,8 @@ there are any, the options, further columns of the record, and the benchmark who
     - B :: Answer: B⏎Wait, it is A.
 
 A line is "+" for a right reply or "-" for a wrong one, the truth, and the reply; ⏎ is a new line and ⟨202F⟩ the
-character of that number. The labels were given by hand: of later.txt, third.txt and fourth.txt before they were first
-scored, of the others before the code that is measured was written.
+character of that number. The labels were given by hand: of later.txt, third.txt, fourth.txt, fifth.txt and sixth.txt
+before they were first scored, of the others before the code that is measured was written.
 
 `python -m tests.scoring.table` prints precision and recall of each kind, each disagreement, and the time of a score.
 """
