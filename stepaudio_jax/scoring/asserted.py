@@ -73,6 +73,7 @@ STATED_AFTER = pattern(
     r"^[^.\n,;?]{0,40}?[✓✔✅☑√]",
     r"^[\s)】」”\"]*(?:选项|项|这项|答案)?(?:的说法|的描述|说法|描述)?(?:是|才是|才|为|最|更|也?最|比较)*(?:正确|"
     r"对(?!比|应|话)|合适|符合|恰当|成立|正解|吻合|准确|が正|です)",
+    r"^[\s)】」”\"]*(?:选项|项|这项|答案)?(?:是)?(?:最|更)(?:为|加|有)?(?:合理|可能|接近|贴切|可信|像|好|佳|优)",
     r"^[\s)】」”\"]*(?:选项|项)(?=\W|$)",
     r"^[\s)】」”\"]*(?:选项|项)?(?:才?是|为)(?:唯一|最佳|最好|最优|最终|我的|本题)?[^,。.;\n不错非]{0,8}(?:选项|答案|"
     r"选择|之选)",
@@ -82,6 +83,11 @@ STATED_AFTER_OF_ONE = pattern(
     r"^[\s)】」”\"]*(?:选项|项)?(?:是|才是|才|为|最|更|也?更|比较)+(?:正确|对|合适|符合|恰当|接近|可能|准确|好)",
 )
 """What is said of one alone: it is no member of the list before it."""
+ONLY_BEFORE = pattern(
+    r"(?:^|[^\w\s]\s*|\b(?:so|then|thus|therefore|that|hence)\s+)only\s+(?:option\s+|choice\s+)?[(\"“]?$",
+    r"只有(?:选项)?$",
+)
+"""Before a letter of an option: the others are out of question."""
 CONCLUSION_BEFORE = pattern(
     r"(?:故|因此|所以|因而|综上)[^,。.;!?\n]*$", words("so|therefore|thus|hence") + r"[^,.;!?\n]*$"
 )

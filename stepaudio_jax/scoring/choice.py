@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from stepaudio_jax.scoring.normal import CJK, boxes, flat, normalise, shorten, trim
-from stepaudio_jax.scoring.number import is_bound
+from stepaudio_jax.scoring.number import exactly, is_bound, worded
 from stepaudio_jax.scoring.option_pattern import option_pattern
 from stepaudio_jax.scoring.statement import Mention, Strength, join_lines, stated
 
@@ -49,6 +49,7 @@ class Options:
     Attributes:
       letters: those that a reply may name.
       by_text: normalised text → letter.
+      by_number: number → letter, of texts that are numbers in digits.
       pattern: finds an option's text in a normalised reply, the longest there is, in a group of its own.
     """
 
@@ -60,6 +61,8 @@ class Options:
         longest_first = sorted(((trim(text), letter) for letter, text in texts.items()), key=lambda pair: -len(pair[0]))
         ours = "|".join(f"({option_pattern(text)})" for text, _ in longest_first)
         self._groups = [letter for _, letter in longest_first]
+        numbers = {letter: exactly(text) for text, letter in self.by_text.items()}
+        self.by_number = {number: letter for letter, number in numbers.items() if number is not None}
         self.pattern = re.compile(ours or "(?!)", re.IGNORECASE | re.MULTILINE)
 
     def letter(self, match: re.Match[str]) -> str:
@@ -146,6 +149,11 @@ def _mentions(text: str, options: Options) -> Iterator[Mention]:
         if not _inside(match.start(), spans):
             bounds = {"bound"} if re.match(r"\W?\d", match.group()) and is_bound(text, *match.span()) else set()
             found[match.start()] = Mention(*match.span(), frozenset({options.letter(match), *bounds}))
+    if options.by_number:
+        for mention in worded(text, list(found.values())):
+            letters = {options.by_number.get(number) for number in mention.values}
+            if None not in letters and not _inside(mention.start, spans):
+                found[mention.start] = Mention(mention.start, mention.end, frozenset(letters), passing=False)
     taken = [(mention.start, mention.end) for mention in found.values() if mention.end - mention.start > 1]
     spans = sorted([*spans, *taken])
     for mention in _letters(text, options):

@@ -85,8 +85,13 @@ def expression_stated(reply: str) -> str | None:
     outside = list(text)
     for mention in mentions:
         outside[mention.start : mention.end] = "\n" * (mention.end - mention.start)
-    mentions += _mentions(text, "".join(outside), value)
-    for mention in list(worded(text, mentions)):
+    in_words = list(worded("".join(outside), ()))
+    for mention in _mentions(text, "".join(outside), value):
+        inside = any(each.start <= mention.start and mention.end <= each.end for each in in_words)
+        if not inside:
+            in_words = [each for each in in_words if each.end <= mention.start or mention.end <= each.start]
+            mentions.append(mention)
+    for mention in in_words:
         (number,) = mention.values
         mentions.append(dataclasses.replace(mention, values=frozenset({value(str(number))})))
     mentions.sort(key=lambda mention: mention.start)

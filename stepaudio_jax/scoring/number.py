@@ -71,8 +71,12 @@ _BOUNDED = re.compile(
     re.IGNORECASE,
 )
 _BOUNDED_AFTER = re.compile(
-    rf"^\s?[A-Za-z{CJK}]{{0,3}}?(?:以上|以下|以内|多[个次人只]|[个次人只]多|[ ]?\+(?![ ]?\d)|[ ]?[<>≤≥]|"
+    rf"^[多余来](?![于少数自\d])|^\s?[A-Za-z{CJK}]{{0,3}}?(?:以上|以下|以内|[个次人只]多|[ ]?\+(?![ ]?\d)|[ ]?[<>≤≥]|"
     r"[ ]?or\s+(?:more|less|fewer|so)\b|[ ]?and\s+(?:above|up)\b|[ ]?之间)",
+    re.IGNORECASE,
+)
+_MONEY_IN_TWO = re.compile(
+    r"(\d+)\s?(?:dollars?|pounds?|euros?|yuan|块钱?|元)(?:\s?,|\sand)?\s?(\d{1,2})\s?(cents?\b|pence\b|分|角|毛)|(\d+)块(\d)(?![\d.])",
     re.IGNORECASE,
 )
 _ORDINAL = re.compile(r"^\s?(?:st|nd|rd|th)\b|^\s?题", re.IGNORECASE)
@@ -117,7 +121,7 @@ def number_stated(reply: str, *, percent: bool = False) -> Fraction | None:
       percent: 50 % is 50, not 1/2.
     """
     reply = shorten(reply)
-    text = join_lines(flat(reply))
+    text = _MONEY_IN_TWO.sub(_in_one, join_lines(flat(reply)))
     found = _read(text, percent)
     if found is None and text != (unmarked := join_lines(flat("\u2060".join(["", reply.lstrip()])))):
         found = _read(unmarked, percent)
@@ -206,6 +210,13 @@ def _truth(truth: Any, percent: bool) -> Fraction:
     if value is None:
         raise ValueError(f"truth: expected a number, found {truth!r}")
     return value
+
+
+def _in_one(match: re.Match[str]) -> str:
+    """12 dollars and 5 cents as 12.05 dollars, 12块5 as 12.5块."""
+    if match[4]:
+        return f"{match[4]}.{match[5]}块"
+    return f"{match[1]}.{match[2] if match[3] in '角毛' else match[2].zfill(2)}元"
 
 
 def _tolerance(name: str, given: Any) -> Fraction:

@@ -42,7 +42,7 @@ ENGLISH = re.compile(
 )
 CHINESE = re.compile(
     rf"(?<![{_HAN}第每])(?P<minus>负|零下)?(?:(?P<percent>百分之)|(?P<bottom>[{_HAN}]+)分之)?(?P<top>[{_HAN}]+)(?:点(?P<decimals>[零〇一二三四五六七八九]+))?"
-    r"(?P<half>[个年天块倍]?半(?![径球天夜]))?"
+    r"(?P<half>[个年天块倍]?半(?![径球天夜]))?(?P<tenths>成(?![为了功员都人长本立绩语分果年熟就]))?"
     r"(?![共样起定些直般下旦会点致切边面时旁方体同概种])"
 )
 
@@ -71,9 +71,19 @@ def _fraction(text: str) -> Fraction:
 
 
 def _cardinal(text: str) -> Fraction | None:
+    """Of "one hundred and five", or of a year, "nineteen ninety-nine"; None where the words are no number."""
+    words = re.split(r"[\s-]+", text.lower())
+    value = _below_a_trillion(words)
+    if value is None and len(words) in (2, 3) and 11 <= _SMALL.get(words[0], 0) <= 20:
+        year = _below_a_trillion(words[1:])
+        return None if year is None or year < 10 else 100 * _SMALL[words[0]] + year
+    return value
+
+
+def _below_a_trillion(words: list[str]) -> Fraction | None:
     total = group = 0
     last = 10**12  # of the part before: within a group each is smaller than the one before
-    for word in re.split(r"[\s-]+", text.lower()):
+    for word in words:
         if word in ("and", "a"):
             continue
         if (large := _LARGE.get(word)) is None:
@@ -99,6 +109,8 @@ def chinese(match: re.Match[str], *, percent: bool = False) -> Fraction | None:
     for place, digit in enumerate(match["decimals"] or "", 1):
         value += Fraction(_DIGITS[digit], 10**place)
     value += Fraction(1, 2) if match["half"] else 0
+    if match["tenths"]:
+        value = value * 10 if percent else value / 10
     value /= bottom
     return -value if match["minus"] else value
 

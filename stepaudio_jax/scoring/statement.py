@@ -251,13 +251,16 @@ class _Reading:
             or asserted.STATED_AFTER.match(after)
         ):
             found = max(found, Strength.SAID if once else Strength.ANSWERED)
-        elif asserted.STATED_BEFORE.search(before) or (
-            last is self.mentions[-1] and asserted.CONCLUSION_BEFORE.search(before)
-        ):
+        elif self._is_concluded(group, before):
             found = max(found, Strength.SAID if once else Strength.CONCLUDED)
         elif asserted.SAID_BEFORE.search(before) or self._is_alone(first, last):
             found = max(found, Strength.SAID)
         return max(found, Strength.MENTIONED)
+
+    def _is_concluded(self, group: list[Mention], before: str) -> bool:
+        if asserted.STATED_BEFORE.search(before) or (group[0].letter and asserted.ONLY_BEFORE.search(before)):
+            return True
+        return group[-1] is self.mentions[-1] and bool(asserted.CONCLUSION_BEFORE.search(before))
 
     def _is_alone(self, first: Mention, last: Mention) -> bool:
         """Is a sentence, or its part up to a comma, nothing but this?"""

@@ -10,7 +10,7 @@ from stepaudio_jax.scoring.normal import LONGEST_READ, accepted, boxes, flat, no
 from stepaudio_jax.scoring.statement import Mention, Strength, join_lines, stated
 
 _ENDS = re.compile(
-    r"^[\s)\]\"”’'」】>]*(?:$|[.;!。—–\n(]|[,:]\s*(?:not|because|since|as|so|which|不是|而不是|而非|因为|理由))"
+    r"^[\s)\]}\"”’'」】>]*(?:$|[.;!。—–\n(]|[,:]\s*(?:\"|not|because|since|as|so|which|不是|而不是|而非|因为|理由))"
 )
 
 

@@ -88,7 +88,7 @@ def named(entry: Entry) -> str:
     return choice._true_letter(entry.truth, choice.read_options(entry.extra.get("choices")))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(DENIABLE), st.sampled_from(DENIALS))
 def test_a_denial_of_the_right_answer_makes_it_wrong(entry, denial):
     assert is_right(entry, entry.reply)
@@ -144,7 +144,7 @@ DECORATIONS = {
 }
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.sampled_from([entry for entry in ENTRIES if entry.reward != "maths"]), st.sampled_from(list(DECORATIONS)))
 def test_decoration_changes_no_score(entry, decoration):
     assert is_right(entry, DECORATIONS[decoration](entry.reply)) == is_right(entry, entry.reply)
