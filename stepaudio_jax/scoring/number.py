@@ -76,7 +76,7 @@ _BOUNDED_AFTER = re.compile(
     re.IGNORECASE,
 )
 _MONEY_IN_TWO = re.compile(
-    r"(\d+)\s?(?:dollars?|pounds?|euros?|yuan|块钱?|元)(?:\s?,|\sand)?\s?(\d{1,2})\s?(cents?\b|pence\b|分|角|毛)|(\d+)块(\d)(?![\d.])",
+    r"(?<![\d.,])(?:(\d{1,9})\s?(?:dollars?|pounds?|euros?|yuan|块钱?|元)(?:\s?,|\sand)?\s?(\d{1,2})\s?(cents?\b|pence\b|分|角|毛)|(\d{1,9})块(\d)(?![\d.]))",
     re.IGNORECASE,
 )
 _ORDINAL = re.compile(r"^\s?(?:st|nd|rd|th)\b|^\s?题", re.IGNORECASE)

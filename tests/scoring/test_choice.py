@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepaudio_jax.scoring.choice import is_right
@@ -60,6 +60,7 @@ def test_choice(answer, letter):
 LETTER_FORMS = ["{0}", "({0})", "{0}.", "{0}: {1}", "({0}) {1}", "The answer is {0}.", "Answer: {0}) {1}", "**{0}**"]
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(WORDS.map("the {} sound".format), min_size=2, max_size=6, unique_by=str.casefold),
     st.data(),

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepaudio_jax.scoring import choice, maths, number, words
@@ -84,6 +84,7 @@ def score(name, text):
 NAMES = ["choice", "maths", "number", "words"]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(), st.sampled_from(NAMES))
 def test_any_text_is_read(text, name):
     assert score(name, text) in (True, False) or name == "maths"
