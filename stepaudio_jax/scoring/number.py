@@ -61,7 +61,7 @@ _AS_OPERAND = (
 _EQUATED = re.compile(r"[ ]?=")
 _LABELLED = re.compile(
     r"(?:\b(?:questions?|problem|step|part|item|no\.|exercise|case|figure|table|chapter|page|equation|option|track|clip|"
-    r"example|line|section|q|level|phase|stage|day|week|round)\s?#?|第|步骤|[<>≤≥] ?|\\(?:sqrt|sqrt\{|frac\{))\Z",
+    r"example|line|section|q|level|phase|stage|day|week|round)[ ]?#?|第|步骤|[<>≤≥] ?|\\(?:sqrt|sqrt\{|frac\{))\Z",
     re.IGNORECASE,
 )
 _BOUNDED = re.compile(
