@@ -1,4 +1,4 @@
-"""Faults of reinforcement: from a reply's reward to the loss, from a config to the trainer, from a recipe to the next."""
+"""Faults of reinforcement: from a reply's reward to the loss, from a config to the trainer, from recipe to recipe."""
 
 from tests.mutants import Mutant
 
