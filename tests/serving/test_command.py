@@ -131,7 +131,7 @@ def test_a_port_that_is_taken(capsys):
     assert f"--port {port}: cannot listen there (Address already in use)" in capsys.readouterr().err
 
 
-def wait(condition, seconds: float = 60):
+def wait(condition, seconds: float = 600):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
