@@ -105,7 +105,7 @@ def test_a_round_in_which_nothing_is_kept_says_why(scoring, texts, tmp_path):
 
 
 def test_why_a_reply_is_dropped():
-    """By the first reason that holds: unfinished, not right, reasoned from a text, named nothing heard; then a judge."""
+    """By the first reason that holds: unfinished, not right, reasoned from a text, nothing heard is named; a judge."""
     rules = grounding.Rules()
     heard, said = "I hear: two tones, the second louder.", "The caption says that there are two."
 
