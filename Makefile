@@ -18,6 +18,7 @@ WORKERS     ?= 2
 PYTEST_ARGS ?=
 PART        ?=
 MUTANTS_ARGS ?=
+SEED        ?= 0
 
 SETUP = PYTHON="$(PYTHON)" sh tools/setup_venv.sh
 SETUP_PARITY = FIRST="$(TORCH)" $(SETUP) "$(PARITY_VENV)" parity,dev
@@ -29,7 +30,7 @@ unexport PIP_USER
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-slow mutants parity test-tpu-backend lint train-tiny bench bench-kernels plans rl-effects rl-trap clean distclean
+.PHONY: help setup demo test test-slow mutants floods parity test-tpu-backend lint train-tiny bench bench-kernels plans rl-effects rl-trap clean distclean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -52,6 +53,12 @@ test-slow:  ## whole learning runs, many kills, soaks; PART=0/7 … 6/7 a sevent
 mutants:  ## break the code on purpose, one place at a time: do the tests notice? PART=0/7 … 6/7 a seventh
 	@$(SETUP) "$(VENV)" dev
 	"$(VENV)/bin/python" -m tools.mutants --workers $(WORKERS) $(if $(PART),--part $(PART)) $(MUTANTS_ARGS)
+
+floods:  ## thousands of broken sounds, records and checkpoint folders, seeded: SEED=1
+	@$(SETUP) "$(VENV)" dev
+	"$(VENV)/bin/python" tools/flood_sounds.py --cases 15000 --seed $(SEED)
+	"$(VENV)/bin/python" tools/flood_records.py --seed $(SEED)
+	"$(VENV)/bin/python" tools/flood_checkpoints.py --cases 900 --seed $(SEED)
 
 parity:  ## our numbers against torch and transformers, in .venv-parity
 	@$(SETUP_PARITY)

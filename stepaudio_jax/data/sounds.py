@@ -260,7 +260,7 @@ MAX_CHANNELS, LEAST_SAMPLES_A_CHANNEL = 8, 100
 
 
 def _array(array: Any, rate: Any, what: str) -> tuple[np.ndarray, int]:
-    """An array [samples], [samples, channels] or [channels, samples] as floats [samples, channels], and its rate in Hz."""
+    """An array [samples], [samples, channels] or [channels, samples] as floats [samples, channels]; its rate in Hz."""
     samples = np.asarray(array)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf" or not samples.size:
         raise AudioError(

@@ -57,6 +57,7 @@ class EndpointJudge:
 
         self.name, self.counters, self.options = model, Counters(), options or EndpointOptions()
         self._url, self._lock, self._attempts = url, threading.Lock(), 0
+        self._limit = "max_tokens"
         # Waits and attempts are this class's, which counts them.
         self._client = openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=self.options.attempt_seconds)
 
@@ -73,10 +74,11 @@ class EndpointJudge:
     def _ask(self, question: Question) -> Reply:
         import openai
 
+        limit = self._limit
         body = {
             "model": self.name,
             "messages": messages(question),
-            "max_tokens": question.max_new_tokens,
+            limit: question.max_new_tokens,
             "temperature": question.temperature,
             "seed": question.seed,
         }
@@ -91,6 +93,11 @@ class EndpointJudge:
                 status, why = error.status_code, str(error)[:300]
                 if status in HOPELESS:
                     raise JudgeError(f"judge {self.name} at {self._url}: {why}") from error
+                if status == 400 and limit == "max_tokens" and "max_completion_tokens" in str(error):
+                    # OpenAI's reasoning models take only this name, and say so.
+                    body["max_completion_tokens"] = body.pop("max_tokens")
+                    self._limit = limit = "max_completion_tokens"
+                    continue
                 if status < 500 and status not in (408, 409, 429):
                     return self._failed(f"refused ({status})", why)
                 kind, least = f"status {status}", _retry_after(error.response.headers)

@@ -43,7 +43,7 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
 
 @functools.lru_cache(maxsize=32)
 def _optimizer(settings: str, steps: int) -> optax.GradientTransformation:
-    config = ml_collections.ConfigDict(json.loads(settings))
+    config: Any = ml_collections.ConfigDict(json.loads(settings))
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=config.b1, b2=config.b2),

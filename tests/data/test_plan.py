@@ -61,6 +61,7 @@ def test_only_the_window_of_the_place_is_planned_to_go_on():
 def test_seeds_and_epochs_differ_and_rows_are_shuffled():
     made = plan()
     assert made.window(0, 0).rows != made.window(1, 0).rows
+    assert made.window(0, 0).records.tolist() != made.window(1, 0).records.tolist()  # not only rows
     assert epoch_rows(made, 0) != epoch_rows(plan(seed=6), 0)
     window = made.window(0, 0)
     longest = [max(made.mixture.lengths(window.sources[row], window.records[row])) for row in window.rows]

@@ -54,6 +54,10 @@ class Server:
                     text = json.dumps(completion(step[1]))
                 elif isinstance(step, int):
                     status, text = step, '{"error": {"message": "no"}}'
+                elif step == "strict":  # as OpenAI's reasoning models
+                    if "max_tokens" in body:
+                        why = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+                        status, text = 400, json.dumps({"error": {"message": why}})
                 elif step == "busy":
                     status, headers, text = 429, {"retry-after": "0.3"}, "{}"
                 elif step == "slow":
@@ -118,6 +122,16 @@ def test_questions_are_answered_in_order_and_some_at_a_time(serve):
     body = server.bodies[0]
     assert body["model"] == "m" and body["max_tokens"] == 1024 and body["seed"] == 0 and body["temperature"] == 0
     assert body["messages"][0] == {"role": "system", "content": "Judge."}
+
+
+def test_a_model_that_takes_max_completion_tokens_is_asked_with_those(serve):
+    """Found out once; from then on it is the name that is sent."""
+    server = serve(*["strict"] * 3)
+    judge = EndpointJudge(server.url, "m", options=FAST)
+    assert [judge([question(i)])[0].text for i in range(2)] == ["about number 0", "about number 1"]
+    limits = [(body.get("max_tokens"), body.get("max_completion_tokens")) for body in server.bodies]
+    assert limits == [(1024, None), (None, 1024), (None, 1024)]
+    assert judge.counters.retries == 0 and not judge.counters.errors
 
 
 @pytest.mark.parametrize("step", [500, 503, "busy", "slow", "truncated", "garbage", "other", "nothing"])

@@ -317,7 +317,7 @@ MUTANTS = (
         BUILD,
         "None if args.think_incomplete is None else ThinkIncomplete(args.think_incomplete, args.copies),",
         "None,",
-        (f"{OF_BUILD}::test_think_incomplete",),
+        (f"{OF_BUILD}::test_flags_reach_the_data_set",),
         wiring=True,
     ),
     Mutant(

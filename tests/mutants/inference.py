@@ -497,7 +497,7 @@ MUTANTS = (
     Mutant(
         "do_sample is not read",
         SESSION,
-        'if values.get("do_sample") is False:',
+        "if sample is False:",
         "if False:",
         (f"{WIRING}::test_a_checkpoints_sampling_defaults",),
         wiring=True,
@@ -505,8 +505,8 @@ MUTANTS = (
     Mutant(
         "a checkpoint's top_p is not read",
         SESSION,
-        'known = ("temperature", "top_k", "top_p",',
-        'known = ("temperature", "top_k",',
+        '    "top_p": (1e-9, 1),\n',
+        "",
         (f"{WIRING}::test_a_checkpoints_sampling_defaults",),
         wiring=True,
     ),

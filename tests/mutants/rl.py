@@ -1,4 +1,4 @@
-"""Faults of reinforcement: from a reply's reward to the loss, from a config to the trainer, from a recipe to the next."""
+"""Faults of reinforcement: from a reply's reward to the loss, from a config to the trainer, from recipe to recipe."""
 
 from tests.mutants import Mutant
 
@@ -249,7 +249,7 @@ MUTANTS = (
         LEARNER,
         "return jax.tree.map(jnp.add, total, grads), sums",
         "return grads, sums",
-        ("tests/rl/test_ppo.py::test_an_update_does_not_depend_on_how_it_is_cut[token]",),
+        (f"{STEP}::test_a_step_is_the_sum_over_its_batches",),
         wiring=True,
     ),
     # From a config to the trainer.
@@ -383,8 +383,8 @@ MUTANTS = (
     Mutant(
         "a judge that says nothing gives a reward of 0",
         MIXED,
-        "values[unfinished], valid[unfinished] = self._model.lowest, True",
-        "values[unfinished], valid[:] = self._model.lowest, True",
+        "values[i], valid[i] = each.reward or 0.0, each.reward is not None",
+        "values[i], valid[i] = each.reward or 0.0, True",
         ("tests/rl/test_rlhf.py::test_a_judge_without_a_verdict_teaches_nothing_and_ends_nothing",),
         wiring=True,
     ),
@@ -401,7 +401,7 @@ MUTANTS = (
         FILTER,
         "self.scored == self.samples and keep[0]",
         "keep[0]",
-        (f"{FILTERED}::test_counts_are_of_the_replies_and_what_is_kept_of_the_counts",),
+        (f"{FILTERED}::test_other_bounds_ask_nothing_again_and_another_question_is_refused",),
     ),
     Mutant(
         "MGRD's SFT begins from the first model",
@@ -472,7 +472,7 @@ MUTANTS = (
         DISTIL,
         "    if not right:\n        return WRONG\n",
         "",
-        ("tests/rl/test_grounding.py",),
+        ("tests/rl/test_mgrd.py::test_why_a_reply_is_dropped",),
     ),
     # Who is trained.
     trained_encoder("rlvr_33b.py", MODEL_33B, MODEL_33B + TRAINS_ALL),

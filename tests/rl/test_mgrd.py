@@ -13,9 +13,10 @@ from stepaudio_jax.data.samples import Sample
 from stepaudio_jax.data.stored import StoredDataset
 from stepaudio_jax.evals.miniature import examine_listening
 from stepaudio_jax.inference.session import load_engine
-from stepaudio_jax.rl import distil, mgrd, self_cognition
+from stepaudio_jax.rl import distil, grounding, mgrd, self_cognition
 from stepaudio_jax.rl.distil import Found
 from stepaudio_jax.rl.prompts import sources_of
+from stepaudio_jax.rl.rollout import Sampled
 from stepaudio_jax.rl.scoring import score
 from stepaudio_jax.training import read_config
 
@@ -101,6 +102,26 @@ def test_a_round_in_which_nothing_is_kept_says_why(scoring, texts, tmp_path):
     )
     with pytest.raises(ValueError, match=r"round 1: none of 18 replies can be learnt from: .*heard what was not there"):
         mgrd.mgrd(config, tmp_path / "mgrd", scoring)
+
+
+def test_why_a_reply_is_dropped():
+    """By the first reason that holds: unfinished, not right, reasoned from a text, nothing heard is named; a judge."""
+    rules = grounding.Rules()
+    heard, said = "I hear: two tones, the second louder.", "The caption says that there are two."
+
+    def outcome(think, right, *, complete=True, truncated=False):
+        return distil._by_rules(Sampled(0, 0, (1,), (0.0,), think, "2", complete, truncated), right, rules)
+
+    assert outcome(heard, True) == distil.KEPT
+    assert outcome(heard, False) == outcome(said, False) == distil.WRONG
+    assert outcome(heard, None) == distil.UNSCORED
+    assert outcome(said, True) == distil.SURROGATE
+    assert outcome("It is two.", True) == distil.NO_EVIDENCE
+    unfinished = (outcome(" ", True), outcome(heard, True, complete=False), outcome(heard, True, truncated=True))
+    assert set(unfinished) == {distil.UNFINISHED}
+    verdicts = {(True, True): distil.KEPT, (False, True): distil.UNGROUNDED, (True, False): distil.INCOHERENT,
+                (None, True): distil.UNREADABLE, (True, None): distil.UNREADABLE}  # fmt: skip
+    assert {pair: distil._by_judge(grounding.Verdict(*pair)) for pair in verdicts} == verdicts
 
 
 def test_at_most_so_many_of_a_prompt_are_kept():

@@ -21,8 +21,8 @@ from stepaudio_jax.training import read_config
 from tests import small
 from tests.judges.test_endpoint import Server
 
-SMALL = ("init=tiny", "steps=2", "rl.prompts=4", "rl.samples=2", "rl.rows=4", "rl.sound_rows=4", "rl.minibatches=1",
-         "optim.warmup_steps=0", "checkpoints.save_every=1", "prompts.dialogues.max_events=1", "rl.guards.length=0.1",
+SMALL = ("init=tiny", "steps=3", "rl.prompts=4", "rl.samples=2", "rl.rows=4", "rl.sound_rows=4", "rl.minibatches=1",
+         "optim.warmup_steps=1", "checkpoints.save_every=1", "prompts.dialogues.max_events=1", "rl.guards.length=0.1",
          "rl.max_new_tokens=80", "rl.engine.max_rows=8", "scan_layers=True")  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def lines_of(path, name="loss"):
 
 
 def checksums(path):
-    return json.loads((path.parent / "checkpoints/000002/run.json").read_text())["checksums"]
+    return json.loads((path.parent / "checkpoints/000003/run.json").read_text())["checksums"]
 
 
 MOVING = ("reward_model.references=reference", "rl.reference.every=1", "rl.reference.rate=0.5",
@@ -75,12 +75,12 @@ def whole(runner, tmp_path_factory):
 
 def test_what_is_judged_is_told(whole):
     lines = lines_of(whole)
-    assert [line["step"] for line in lines] == [1, 2] and all(line["judge/read"] > 0 for line in lines)
+    assert [line["step"] for line in lines] == [1, 2, 3] and all(line["judge/read"] > 0 for line in lines)
     names = set().union(*lines)
     assert {"reward/rubric", "reward/preference", "guards/length", "guards/verdict", "kl_to_reference"} <= names
     assert {"seconds/references", "kl_loss"} <= names
     assert lines[0]["kl_to_reference"] == pytest.approx(0, abs=1e-6)
-    assert lines[1]["kl_to_reference"] > 1e-6
+    assert lines[2]["kl_to_reference"] > 1e-6  # the rate begins at 0
     assert not list((whole.parent / "rollouts").iterdir())
 
 
@@ -110,7 +110,7 @@ def test_a_judge_without_a_verdict_teaches_nothing_and_ends_nothing(runner, tmp_
             return Reply(error="503")
 
     folder = tmp_path / "run"
-    made = config("prompts.miniature.weight=1e-9", "rl.kl.weight=0", "optim.weight_decay=0",
+    made = config("steps=2", "prompts.miniature.weight=1e-9", "rl.kl.weight=0", "optim.weight_decay=0",
                   "save_dtype=float32")  # fmt: skip
     path = loop.train(made, folder, MixedScore(runner, RewardModel(Down())))
     for line in lines_of(path):
@@ -121,7 +121,7 @@ def test_a_judge_without_a_verdict_teaches_nothing_and_ends_nothing(runner, tmp_
 
 
 def test_by_the_rule_of_the_small_world(runner, tmp_path):
-    made = config()
+    made = config("steps=2")
     path = loop.train(made, tmp_path / "run", MixedScore(runner, make_reward_model(made, tmp_path / "run")))
     line = lines_of(path)[0]
     assert line["judge/read"] > 0 and -1.1 <= line["reward"] <= 1
@@ -171,7 +171,7 @@ def test_a_run_against_an_address(runner, tmp_path):
     were there, the update is done again without asking for a verdict again that was had."""
     said = (("say", "Fine.\nVerdict: better"), ("say", "Fine.\nVerdict: worse"), 400, ("say", "Well, well."))
     server = Server(said * 500)
-    made = config("reward_model.judge=endpoint", f"reward_model.at={server.url}", "reward_model.at_once=1")
+    made = config("steps=2", "reward_model.judge=endpoint", f"reward_model.at={server.url}", "reward_model.at_once=1")
     score = MixedScore(runner, make_reward_model(made, tmp_path / "run"))
 
     def dying(*asked):

@@ -133,6 +133,15 @@ def test_a_step_goes_down_the_gradient_of_the_loss(learner, log_p, own):
     assert before["loss"] - after["loss"] == pytest.approx(RATE * found["grad_norm"] ** 2, rel=0.1)
 
 
+def test_a_step_is_the_sum_over_its_batches(learner, compiled, model, own):
+    """The same batch twice, as two batches of a rollout are: twice the gradient, twice the loss."""
+    given = batch_of(old_log_probs=own, advantages=ADVANTAGES, **NO_KL)
+    once = learner.step([given])
+    twice = compiled.begin(model).step([given, given])
+    for name in ("grad_norm", "loss", "entropy"):
+        assert twice[name] == pytest.approx(2 * once[name], rel=1e-4), name
+
+
 def test_without_advantages_the_entropy_grows(learner, log_p, own):
     learner.step([batch_of(old_log_probs=own, advantages=[0.0] * 3, **NO_KL)])
     after = by_hand(log_softmax(learner.model(np.float32), TEMPERATURE), own)

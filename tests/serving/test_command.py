@@ -45,7 +45,7 @@ class Served:
 
     def ended(self) -> tuple[int, str]:
         """Its exit code, and what it said on stderr."""
-        return self.process.wait(20), self.process.communicate()[1]
+        return self.process.wait(600), self.process.communicate()[1]
 
     def __enter__(self):
         return self
@@ -58,12 +58,12 @@ class Served:
 def test_it_serves_and_a_signal_drains_it(checkpoint):
     """Requests that run when SIGTERM comes are finished; new ones, and /health, hear 503 meanwhile."""
     flags = ("--max-rows", "2", "--burst", "4", "--sounds", "8")
-    with Served("--checkpoint", checkpoint, "--drain-seconds", "60", "--model-name", "ours", *flags) as served:
+    with Served("--checkpoint", checkpoint, "--drain-seconds", "600", "--model-name", "ours", *flags) as served:
         assert served.greeting.startswith(f"ours is at {served.url}/v1.")
         if shutil.which("curl"):
             curl = ["sh", "-c", served.greeting.splitlines()[1]]
             done = subprocess.run(curl, capture_output=True, text=True, timeout=600, check=True)
-            assert json.loads(done.stdout)["choices"][0]["finish_reason"] == "length"
+            assert json.loads(done.stdout)["choices"][0]["finish_reason"] in ("length", "stop")  # it samples
         answers: list[str] = []
 
         def ask():
@@ -131,7 +131,7 @@ def test_a_port_that_is_taken(capsys):
     assert f"--port {port}: cannot listen there (Address already in use)" in capsys.readouterr().err
 
 
-def wait(condition, seconds: float = 60):
+def wait(condition, seconds: float = 600):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

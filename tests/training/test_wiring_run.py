@@ -36,14 +36,13 @@ class Instant(Program):
 
 
 @pytest.fixture(autouse=True)
-def instant(monkeypatch):
+def instant(monkeypatch, one_device):
     """Runs on one device whose steps take no time, without their report."""
 
     def prepare(config, mesh):
         stage = make(config, mesh)
         return dataclasses.replace(stage, program=Instant(**vars(stage.program)))
 
-    runs.on_devices(monkeypatch, 1)
     make = loop.prepare
     monkeypatch.setattr(loop, "prepare", prepare)
     monkeypatch.setattr(loop.report, "write", lambda *_: None)

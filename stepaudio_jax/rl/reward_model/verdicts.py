@@ -22,20 +22,27 @@ SLOT = "Verdict:"
 MOST = 20_000
 """Characters of a reply that a judge is shown."""
 
-_POINTS = re.compile(rf"{SLOT} ((?:yes|no)(?:, (?:yes|no))*)", re.ASCII)
-_LAST_LINE = re.compile(rf"{SLOT} ({'|'.join(LEVELS)})", re.ASCII)
+_MARKS = r"[ \t*_`]*"
+"""Emphasis around a verdict or its word. None may stand within the word itself: `shown` would not see such a word."""
+
+_SLOT = rf"(?:[>\-]|#{{1,6}})?{_MARKS}{SLOT[:-1]}{_MARKS}[:：]{_MARKS}"
+_END = rf"{_MARKS}[.!。！]?{_MARKS}"
+_WORD = "(?:yes|no)"
+_POINTS = re.compile(rf"{_SLOT}({_WORD}(?:[ \t]*[,，][ \t]*{_WORD})*){_END}", re.ASCII | re.IGNORECASE)
+_LAST_LINE = re.compile(rf"{_SLOT}({'|'.join(LEVELS)}){_END}", re.ASCII | re.IGNORECASE)
 
 
 def read_level(text: str) -> Level | None:
-    """The level in the last line that is not blank; None where that line is anything but a verdict."""
+    """The level in the last line that is not blank, whatever its case or emphasis; None where that line is anything
+    but a verdict."""
     found = _LAST_LINE.fullmatch(_last_line(text))
-    return next((level for level in LEVELS if found and level == found[1]), None)
+    return next((level for level in LEVELS if found and level == found[1].lower()), None)
 
 
 def read_points(text: str, count: int) -> tuple[bool, ...] | None:
     """Which of so many points are met, by the last line that is not blank; None where it does not say so of each."""
     found = _POINTS.fullmatch(_last_line(text))
-    said = tuple(word == "yes" for word in found[1].split(", ")) if found else ()
+    said = tuple(word == "yes" for word in re.findall(_WORD, found[1].lower())) if found else ()
     return said if len(said) == count else None
 
 

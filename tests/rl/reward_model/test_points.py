@@ -26,10 +26,10 @@ HISTORY = Conversation((human("How do I make tea?"),))
         ("Verdict: yes", None),
         ("Verdict: yes, no, yes", None),
         ("Verdict: yes, maybe", None),
-        ("Verdict: yes,no", None),
-        ("Verdict: Yes, no", None),
+        ("Verdict: yes,no", (True, False)),
+        ("Verdict: Yes, no", (True, False)),
         ("Verdict: better", None),
-        ("Verdict: yes, no.", None),
+        ("Verdict: yes, no.", (True, False)),
         ("", None),
     ],
 )

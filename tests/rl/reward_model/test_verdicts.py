@@ -9,7 +9,7 @@ from stepaudio_jax.judges import Counters, Question, Reply
 from stepaudio_jax.rl.reward_model import LEVELS, Comparison, RewardModel, read_level, shown
 from stepaudio_jax.rl.reward_model.compare import CONTRADICTION, NO_ANSWER, READ, UNREADABLE
 from stepaudio_jax.rl.reward_model.templates import comparison
-from stepaudio_jax.rl.reward_model.verdicts import MOST, without_think
+from stepaudio_jax.rl.reward_model.verdicts import MOST, read_points, without_think
 from stepaudio_jax.text import Audio, Conversation, Turn, human
 
 HISTORY = Conversation((human("How do I make tea?"),))
@@ -22,10 +22,23 @@ def test_the_last_line_is_read(level):
 
 
 @pytest.mark.parametrize(
+    "line",
+    ["Verdict:better", "verdict: better", "VERDICT: BETTER", "Verdict: Better", "Verdict: better.", " Verdict: better",
+     "**Verdict: better**", "**Verdict:** better", "Verdict: **better**", "**Verdict: better.**", "*Verdict*: `better`",
+     "### Verdict: better", "> Verdict: better", "- **Verdict:** better", "Verdict：better", "__Verdict：Better。__"],
+)  # fmt: skip
+def test_case_and_emphasis_do_not_matter(line):
+    """As judges write it that were not taught the form."""
+    assert read_level(f"Reply 1 is short.\n{line}\n") == "better"
+    assert read_points(line.lower().replace("better", "Yes, no，YES"), 3) == (True, False, True)
+
+
+@pytest.mark.parametrize(
     "text",
-    ["", "\n", "better", "Verdict:better", "verdict: better", "Verdict: Better", "Verdict: better.", " Verdict: better",
-     "Verdict: better\nThat is all.", "Verdict: much", "Verdict: better Verdict: worse", "**Verdict: better**",
-     "Vеrdict: better", "Verdict: better\u2028", "critique Verdict: better", "Verdict: \nbetter"],
+    ["", "\n", "better", "Verdict: better\nThat is all.", "Verdict: much", "Verdict: better Verdict: worse",
+     "Vеrdict: better", "Verdict: better\u2028", "critique Verdict: better", "Verdict: \nbetter", "Ver**dict**: better",
+     "Verdict: not better", "Verdict: better?", "Verdict: better or equal", "V-e-r-d-i-c-t: better", "Ｖerdict: better",
+     "Verdict better", "Verdict: betterment", "My verdict: better"],
 )  # fmt: skip
 def test_anything_else_is_no_verdict(text):
     assert read_level(text) is None
