@@ -65,7 +65,7 @@ def run(folder, phase=""):
     # One device: this is about what lies on the disk.
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", PROGRAM, str(folder), phase, *OPTIONS]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600, check=False)
     return done.returncode, done.stderr[-2000:]
 
 

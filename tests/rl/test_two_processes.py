@@ -72,7 +72,7 @@ with RewardRunner() as runner:
 def test_two_processes_do_what_one_does(tmp_path):
     """Also where the second update's scoring failed on the first process, and both went on from there."""
     for count in (1, 2):
-        processes.run(PROGRAM, tmp_path / str(count), count, count=count, timeout=600)
+        processes.run(PROGRAM, tmp_path / str(count), count, count=count, timeout=3600)
     one, two = ([json.loads(line) for line in (tmp_path / str(n) / "metrics.jsonl").open()] for n in (1, 2))
     one, two = ([line for line in lines if "loss" in line] for lines in (one, two))
     assert [line["step"] for line in two] == [1, 2] and len(one) == 2
