@@ -252,7 +252,7 @@ def _shares(tests: Sequence[str], workers: int) -> list[list[str]]:
 
 
 def choose(
-    rooms: Mapping[str, Sequence[Mutant]], *, room: str = "", only: str = "", part: tuple[int, int] = (1, 1)
+    rooms: Mapping[str, Sequence[Mutant]], *, room: str = "", only: str = "", part: tuple[int, int] = (0, 1)
 ) -> list[Mutant]:
     """The mutants of a room, whose name fits a pattern (or has it in it), and of those the I-th of N parts."""
     number, parts = part
@@ -262,7 +262,7 @@ def choose(
         for mutant in mutants
         if room in ("", name) and (only in mutant.name or fnmatch.fnmatchcase(mutant.name, only))
     ]
-    return fitting[number - 1 :: parts]
+    return fitting[number::parts]
 
 
 def table(rooms: Mapping[str, Sequence[Mutant]], outcomes: Sequence[Outcome]) -> tuple[Table, Table]:
@@ -294,8 +294,8 @@ def project_files(root: Path) -> list[str]:
 
 def _part(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"part: expected I/N with I from 1 to N, such as 3/7, found {text}")
+    if match is None or not int(match[1]) < int(match[2]):
+        raise argparse.ArgumentTypeError(f"part: expected I/N with I from 0 to N - 1, such as 0/7, found {text}")
     return int(match[1]), int(match[2])
 
 
@@ -304,7 +304,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tools.mutants", description="Plants faults that the tests must notice.")
     parser.add_argument("--room", default="", choices=["", *rooms], metavar="ROOM", help=", ".join(rooms))
     parser.add_argument("--only", default="", metavar="PATTERN", help="part of a name, or a pattern such as '*mask*'")
-    parser.add_argument("--part", type=_part, default=(1, 1), metavar="I/N", help="every N-th, from the I-th on")
+    parser.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th, from number I on: 0/7 … 6/7")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="test runs beside each other (2)")
     parser.add_argument("--list", action="store_true", help="only name them")
     arguments = parser.parse_args()
