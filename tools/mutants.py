@@ -304,7 +304,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tools.mutants", description="Plants faults that the tests must notice.")
     parser.add_argument("--room", default="", choices=["", *rooms], metavar="ROOM", help=", ".join(rooms))
     parser.add_argument("--only", default="", metavar="PATTERN", help="part of a name, or a pattern such as '*mask*'")
-    parser.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th, from number I on: 0/7 … 6/7")
+    parser.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th, from I on: 0/7 … 6/7")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="test runs beside each other (2)")
     parser.add_argument("--list", action="store_true", help="only name them")
     arguments = parser.parse_args()

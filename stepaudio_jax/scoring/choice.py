@@ -151,7 +151,7 @@ def _mentions(text: str, options: Options) -> Iterator[Mention]:
             found[match.start()] = Mention(*match.span(), frozenset({options.letter(match), *bounds}))
     if options.by_number:
         for mention in worded(text, list(found.values())):
-            letters = {options.by_number.get(number) for number in mention.values}
+            letters = {options.by_number.get(number) for number in mention.values}  # pyright: ignore[reportArgumentType]
             if None not in letters and not _inside(mention.start, spans):
                 found[mention.start] = Mention(mention.start, mention.end, frozenset(letters), passing=False)
     taken = [(mention.start, mention.end) for mention in found.values() if mention.end - mention.start > 1]

@@ -12,6 +12,7 @@ from checkpoints_convert.initialise import from_parts
 from checkpoints_convert.peft import CONFIG, from_peft, to_peft
 from checkpoints_convert.to_hf import to_hf
 from stepaudio_jax import checkpoints
+from stepaudio_jax.checkpoints import layout
 from stepaudio_jax.models import LoraConfig
 from tests import small
 from tests.checkpoints_convert.folders import assert_same_bits, released, tensors
@@ -43,6 +44,7 @@ def test_shards_are_as_large_as_asked_for(hf, ours, tmp_path):
 def test_tensors_of_several_slabs(hf, tmp_path, monkeypatch):
     """Read and written some rows at a time, as a tensor of gigabytes is."""
     monkeypatch.setattr(sources, "SLAB_BYTES", 1 << 12)
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 1 << 10)
     from_hf(str(hf), tmp_path / "ours")
     to_hf(tmp_path / "ours", tmp_path / "back")
     assert_same_bits(tensors(hf), tensors(tmp_path / "back"))
